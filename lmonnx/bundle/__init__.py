@@ -1,0 +1,1 @@
+"""The contract between compiler and runtime: manifest.py → fields.py → folder.py → bundle.py."""

@@ -1,0 +1,81 @@
+"""A bundle: a folder with lmonnx.json, opened only after every check has passed."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Self
+
+from lmonnx.bundle.external import external_locations
+from lmonnx.bundle.folder import check_file, contained
+from lmonnx.bundle.manifest import MANIFEST, Manifest
+from lmonnx.errors import BundleError
+
+_MANIFEST_BYTES = 16 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """A checked folder and its manifest; nothing in it is ever edited."""
+
+    path: Path
+    manifest: Manifest
+
+    @classmethod
+    def open(cls, path: str | Path, *, verify: bool = True) -> Self:
+        """Open a folder that a stage has written.
+
+        Args:
+            path: The bundle's folder.
+            verify: Hash every file, about 1 s a GB; sizes, names and links are always checked.
+
+        Raises:
+            BundleError: There is no manifest, it is of a newer format, or a file is missing,
+                changed, linked, or named outside the folder.
+        """
+        root = Path(path)
+        manifest = Manifest.from_json(_read_manifest(root), str(root / MANIFEST))
+        files = manifest.files or {}
+        for name, info in files.items():
+            check_file(root, name, info, verify=verify)
+        text = manifest.text
+        slots = [spec for spec in (text.source, text.target) if spec is not None]
+        named = {graph.file for graph in manifest.graphs.values()}
+        named |= {spec.file for spec in slots} | {spec.id_map for spec in slots if spec.id_map}
+        for name in named:
+            contained(root, name)
+        if unlisted := sorted(named - files.keys()):
+            raise BundleError(f"{root / MANIFEST} uses {unlisted[0]} but lists no hash for it")
+        for graph in manifest.graphs.values():
+            _check_external(root, graph.file, set(files))
+        return cls(root, manifest)
+
+    def file(self, name: str) -> Path:
+        """Return the path of a file that the manifest lists."""
+        return self.path / name
+
+    @property
+    def bytes(self) -> int:
+        """Size of all files that the manifest lists, in bytes."""
+        return sum(info.bytes for info in (self.manifest.files or {}).values())
+
+
+def _read_manifest(root: Path) -> str:
+    path = root / MANIFEST
+    if not path.is_file():
+        raise BundleError(f"{root} has no {MANIFEST}; make a bundle with `lmonnx export`")
+    if path.is_symlink() or path.stat().st_size > _MANIFEST_BYTES:
+        raise BundleError(f"{path} is a link or larger than 16 MiB; a manifest is neither")
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise BundleError(f"{path} is not UTF-8 text; export the bundle again") from error
+
+
+def _check_external(root: Path, graph: str, listed: set[str]) -> None:
+    folder = PurePosixPath(graph).parent
+    for location in external_locations(root / graph):
+        name = (folder / location).as_posix()
+        contained(root, name)
+        if name not in listed:
+            raise BundleError(f"{root / graph} takes weights from {name}, which has no hash")

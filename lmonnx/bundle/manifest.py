@@ -1,0 +1,183 @@
+"""lmonnx.json as frozen dataclasses: what is in a bundle, how it is run, how it was made."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from enum import StrEnum
+from typing import Any
+
+from lmonnx.bundle.fields import decode, encode
+from lmonnx.errors import BundleError
+
+FORMAT = 1
+MANIFEST = "lmonnx.json"
+
+
+class Task(StrEnum):
+    """What a bundle answers, in Hugging Face's names."""
+
+    TEXT_CLASSIFICATION = "text-classification"
+
+
+class Precision(StrEnum):
+    """The narrowest type of the weights."""
+
+    FLOAT32 = "float32"
+    INT8 = "int8"
+
+
+class Activation(StrEnum):
+    """What turns logits into scores."""
+
+    SOFTMAX = "softmax"  # one label of several
+    SIGMOID = "sigmoid"  # each label for itself
+    NONE = "none"  # regression: the logit is the answer
+
+
+class Side(StrEnum):
+    """Where padding goes, and where text that is too long is cut."""
+
+    LEFT = "left"
+    RIGHT = "right"
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """A graph input or output; a string in `shape` is an axis free at run time."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSpec:
+    """One ONNX file: its interface and how many of each operator it holds."""
+
+    file: str
+    opset: int
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    operators: Mapping[str, int]
+    optimized: bool = False  # its fusions are done: the session need not look for them
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """The checkpoint that a bundle was made from."""
+
+    repo: str
+    revision: str
+    architecture: str
+    license: str
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerSpec:
+    """A tokenizer file and what the model's padding looks like."""
+
+    file: str
+    pad_id: int
+    padding_side: Side = Side.RIGHT
+    truncation_side: Side = Side.RIGHT
+    pad_type_id: int = 0
+    id_map: str | None = None  # file of model ids by tokenizer id, where they differ
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpec:
+    """How text becomes `input_ids`: at most `max_length` of them, special tokens included."""
+
+    source: TokenizerSpec
+    max_length: int
+    target: TokenizerSpec | None = None  # where it is not the source's
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    """What the outputs mean: the labels by index, and how logits become scores."""
+
+    labels: tuple[str, ...]
+    activation: Activation
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How far outputs are from a reference's on the same texts.
+
+    `max_difference` is max |Δlogit| and `relative` that over the reference logits' range;
+    `agreement` is the share of texts with the same label.
+    """
+
+    reference: str
+    texts: int
+    max_difference: float
+    relative: float
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One run of a stage: with what options and versions, and how its result was measured."""
+
+    stage: str
+    options: Mapping[str, Any]
+    versions: Mapping[str, str]
+    parity: tuple[Parity, ...] = ()
+    metrics: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """The size and hash that a file must have."""
+
+    sha256: str
+    bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All that the runtime needs to know of a bundle, and all that was done to make it."""
+
+    task: Task
+    precision: Precision
+    source: Source
+    graphs: Mapping[str, GraphSpec]
+    text: TextSpec
+    head: Head | None = None
+    files: Mapping[str, FileInfo] | None = None
+    history: tuple[Step, ...] = ()
+    format: int = FORMAT
+
+    def with_step(self, step: Step) -> Manifest:
+        """Return a copy whose history ends in `step`."""
+        return replace(self, history=(*self.history, step))
+
+    def to_json(self) -> str:
+        """Return the text of lmonnx.json: the same manifest gives the same bytes."""
+        return json.dumps(encode(self), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+    @classmethod
+    def from_json(cls, text: str, where: str) -> Manifest:
+        """Read lmonnx.json.
+
+        Raises:
+            BundleError: The text is no manifest, or one of a newer format.
+        """
+        try:
+            value = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise BundleError(f"{where} is not JSON ({error}); export the bundle again") from error
+        if not isinstance(value, dict) or type(value.get("format")) is not int:
+            raise BundleError(f"{where} states no format number, so it is no bundle's manifest")
+        if value["format"] != FORMAT:
+            raise BundleError(
+                f"{where} is of format {value['format']}, this lmonnx reads format {FORMAT}; "
+                "install a newer lmonnx or export the bundle again"
+            )
+        try:
+            return decode(cls, value, MANIFEST)
+        except ValueError as error:
+            raise BundleError(f"{where} is not a valid manifest: {error}") from error

@@ -1,0 +1,1 @@
+"""Checkpoint → bundle: checkpoint/ → export/ → optimize/ → quantize/, each step held to the last."""

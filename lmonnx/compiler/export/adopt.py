@@ -1,0 +1,128 @@
+"""A folder that holds ONNX already (optimum's layout, or onnx/ with suffixes) → our graph file."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from lmonnx.bundle.draft import Draft
+from lmonnx.bundle.folder import contained
+from lmonnx.bundle.manifest import GraphSpec, Precision
+from lmonnx.compiler.checkpoint import Checkpoint
+from lmonnx.compiler.graph import graph_spec, load_graph, save_graph
+from lmonnx.compiler.stage import MODEL_FILE
+from lmonnx.errors import StageError, UnsupportedError
+
+_FOLDERS = ("onnx", ".")
+# In the order in which they are taken where none is asked for; "" is float32.
+_SUFFIXES = ("", "int8", "uint8", "quantized", "qint8", "quint8", "q8", "O3", "O2", "O1", "fp32")
+_INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+_QUANTIZED = {
+    "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat",
+    "QLinearMatMul", "QAttention", "MatMulNBits",
+}  # fmt: skip
+_NEWEST_OPSET, _NEWEST_IR = 20, 10
+
+
+def find_graphs(checkpoint: Checkpoint) -> dict[str, Path]:
+    """Return the ONNX files that may be adopted: suffix → path, the best first."""
+    found = {}
+    for suffix in _SUFFIXES:
+        for path in _candidates(checkpoint.path, suffix):
+            found.setdefault(suffix, path)
+    return found
+
+
+def _candidates(folder: Path, suffix: str) -> Iterator[Path]:
+    for place in _FOLDERS:
+        path = folder / place / f"model{'_' if suffix else ''}{suffix}.onnx"
+        if path.is_file():
+            yield path
+
+
+def adopt_graph(
+    checkpoint: Checkpoint, draft: Draft, variant: str | None
+) -> tuple[GraphSpec, Precision]:
+    """Copy an ONNX file into the draft with its weights aligned outside it.
+
+    Args:
+        checkpoint: The folder that holds it.
+        draft: Where it goes.
+        variant: The suffix after `model_`; None takes float32, then int8.
+
+    Raises:
+        UnsupportedError: There is no such file, or its inputs and outputs are not an encoder's.
+        StageError: The file is damaged or takes weights from outside the folder.
+    """
+    path = _pick(checkpoint, variant)
+    try:
+        model = load_graph(path)
+    except (DecodeError, ValueError) as error:
+        raise StageError(f"{path} is not an ONNX graph ({error}); fetch it again") from error
+    _check(model, path)
+    root = checkpoint.path.resolve()
+    for tensor in model.graph.initializer:
+        for entry in tensor.external_data:
+            if entry.key == "location":
+                _check_external(root, path, entry.value)
+    spec = save_graph(model, path.parent, draft.file(MODEL_FILE), MODEL_FILE)
+    precision = Precision.INT8 if _QUANTIZED & spec.operators.keys() else Precision.FLOAT32
+    return spec, precision
+
+
+def _check_external(root: Path, path: Path, location: str) -> None:
+    contained(path.parent, location)
+    # A hub cache links its files into a folder of blobs, so only the name must stay inside.
+    if not (path.parent / location).is_file():
+        raise StageError(f"{path} needs {location} beside it, which is missing below {root.name}")
+
+
+def _pick(checkpoint: Checkpoint, variant: str | None) -> Path:
+    found = find_graphs(checkpoint)
+    if variant is None and found:
+        return next(iter(found.values()))
+    if variant is not None:
+        for path in _candidates(checkpoint.path, variant.removeprefix("_")):
+            return path
+    there = ", ".join(path.name for path in found.values()) or "none"
+    raise UnsupportedError(
+        f"{checkpoint.repo} has no model{f'_{variant}' if variant else ''}.onnx to adopt "
+        f"(found: {there})"
+    )
+
+
+def _check(model: onnx.ModelProto, path: Path) -> None:
+    inputs = {value.name for value in model.graph.input}
+    outputs = {value.name for value in model.graph.output}
+    if not {"input_ids", "attention_mask"} <= inputs <= _INPUTS or "logits" not in outputs:
+        raise UnsupportedError(
+            f"{path.name} has the inputs {', '.join(sorted(inputs))} and the outputs "
+            f"{', '.join(sorted(outputs))}; a classifier takes {', '.join(sorted(_INPUTS))} "
+            "and gives logits"
+        )
+    opset = max((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), default=0)
+    if not 0 < opset <= _NEWEST_OPSET:
+        raise UnsupportedError(
+            f"{path.name} is of opset {opset}, a bundle's newest is {_NEWEST_OPSET}; "
+            "export it from the checkpoint instead"
+        )
+    model.ir_version = min(model.ir_version, _NEWEST_IR)
+
+
+def max_positions(checkpoint: Checkpoint) -> int:
+    """Return how many tokens the model takes, from whichever field states it; 512 where none."""
+    config = checkpoint.config
+    for name in ("max_position_embeddings", "n_positions", "max_seq_len"):
+        rows = config.get(name)
+        if type(rows) is int and rows > 0:
+            pad = config.get("pad_token_id")
+            kept = checkpoint.architecture in _AFTER_PADDING and type(pad) is int
+            return rows - (pad + 1 if kept else 0)
+    return 512
+
+
+# Their positions start after the padding id.
+_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "xlm-roberta-xl"}

@@ -1,0 +1,9 @@
+"""Graphs built from config.json and weights alone; one file an architecture family.
+
+config.py reads the fields, params.py the tensors, blocks.py has the shared parts; a family file
+puts them together, and FAMILIES says which serves which `model_type`.
+"""
+
+from lmonnx.compiler.export.native.families import FAMILIES, Family
+
+__all__ = ["FAMILIES", "Family"]

@@ -1,0 +1,114 @@
+"""BERT and what differs from it by names and positions only: RoBERTa, XLM-R, CamemBERT."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+
+from lmonnx.compiler.export.native import blocks
+from lmonnx.compiler.export.native.blocks import LayerNames, LayerSizes, Scope
+from lmonnx.compiler.export.native.config import Config
+
+_NAMES = LayerNames(
+    query="attention.self.query",
+    key="attention.self.key",
+    value="attention.self.value",
+    attention_out="attention.output.dense",
+    attention_norm="attention.output.LayerNorm",
+    ffn_in="intermediate.dense",
+    ffn_out="output.dense",
+    ffn_norm="output.LayerNorm",
+)
+
+Embed = Callable[[Scope, Config, LayerSizes], str]
+
+
+def bert_classifier(g: Scope, config: Config, classes: int) -> str:
+    """Return BertForSequenceClassification's logits: (B, S) → (B, C)."""
+    row, sizes = _encode_first(g, config, _bert_embeddings)
+    pooled = blocks.linear(g, row, "pooler.dense", sizes.hidden, sizes.hidden)
+    pooled = g.op("Tanh", pooled, name="pooler/Tanh")
+    return blocks.linear(g, pooled, "classifier", sizes.hidden, classes)
+
+
+def roberta_classifier(g: Scope, config: Config, classes: int) -> str:
+    """Return RobertaForSequenceClassification's logits: (B, S) → (B, C)."""
+    row, sizes = _encode_first(g, config, _roberta_embeddings)
+    inner = blocks.linear(g, row, "classifier.dense", sizes.hidden, sizes.hidden)
+    inner = g.op("Tanh", inner, name="classifier/Tanh")
+    return blocks.linear(g, inner, "classifier.out_proj", sizes.hidden, classes)
+
+
+def _encode_first(g: Scope, config: Config, embed: Embed) -> tuple[str, LayerSizes]:
+    """Return the encoder's first row, (B, E)."""
+    sizes = LayerSizes(
+        hidden=config.integer("hidden_size"),
+        intermediate=config.integer("intermediate_size"),
+        heads=config.divisor("num_attention_heads", "hidden_size"),
+        epsilon=config.number("layer_norm_eps", 1e-12),
+        activation=config.choice("hidden_act", blocks.ACTIVATIONS, "gelu"),
+    )
+    config.only("position_embedding_type", "absolute")
+    for name in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
+        config.only(name, False)
+    config.only("pruned_heads", {})
+    x = embed(g, config, sizes)
+    mask = blocks.additive_mask(g, "attention_mask")
+    layers = config.integer("num_hidden_layers")
+    for layer in range(layers):
+        last = layer == layers - 1
+        rows = blocks.first_row(g, x, "encoder.first") if last else x
+        prefix = f"encoder.layer.{layer}."
+        x = blocks.post_norm_layer(g, x, mask, prefix, _NAMES, sizes, rows=rows)
+    return blocks.drop_axis(g, x, "encoder.first"), sizes
+
+
+def _bert_embeddings(g: Scope, config: Config, sizes: LayerSizes) -> str:
+    rows = config.integer("max_position_embeddings")
+    types = config.integer("type_vocab_size", 2)
+    name = "embeddings.position_embeddings"
+    positions = blocks.first_positions(g, "input_ids", name, rows, sizes.hidden)
+    name = "embeddings.token_type_embeddings"
+    kinds = blocks.embedding(g, "token_type_ids", name, types, sizes.hidden)
+    return _sum_embeddings(g, config, sizes, positions, kinds)
+
+
+def _roberta_embeddings(g: Scope, config: Config, sizes: LayerSizes) -> str:
+    rows = config.integer("max_position_embeddings")
+    types = config.integer("type_vocab_size", 2)
+    ids = _positions_after_padding(g, config.integer("pad_token_id", 1, least=0))
+    name = "embeddings.position_embeddings"
+    positions = blocks.embedding(g, ids, name, rows, sizes.hidden)
+    # RoBERTa's tokenizers give no token types, so every token has type 0.
+    name = "embeddings.token_type_embeddings.weight"
+    kinds = g.graph.weight(f"{name}.0", g.params.read(name, types, sizes.hidden)[0])
+    return _sum_embeddings(g, config, sizes, positions, kinds)
+
+
+def _positions_after_padding(g: Scope, pad: int) -> str:
+    """Count from `pad` + 1 and give padding `pad`: (B, S) → (B, S).
+
+    Source:
+        transformers, `create_position_ids_from_input_ids`.
+    """
+    scope = "embeddings.position_ids"
+    is_pad = g.op("Equal", "input_ids", g.ints(pad), name=f"{scope}/Equal")
+    kept = g.op("Cast", g.op("Not", is_pad, name=f"{scope}/Not"), name=f"{scope}/Cast", to=7)
+    axis = g.graph.const(1, np.int64)
+    count = g.op("CumSum", kept, axis, name=f"{scope}/CumSum")
+    count = g.op("Mul", count, kept, name=f"{scope}/Mul")
+    return g.op("Add", count, g.ints(pad), name=f"{scope}/Add")
+
+
+def _sum_embeddings(
+    g: Scope, config: Config, sizes: LayerSizes, positions: str, kinds: str
+) -> str:
+    """Return norm(word + type + position): (B, S, E)."""
+    scope, hidden = "embeddings", sizes.hidden
+    config.integer("pad_token_id", 0, least=0)
+    vocabulary = config.integer("vocab_size")
+    words = blocks.embedding(g, "input_ids", f"{scope}.word_embeddings", vocabulary, hidden)
+    x = g.op("Add", words, kinds, name=f"{scope}/AddTypes")
+    x = g.op("Add", x, positions, name=f"{scope}/AddPositions")
+    return blocks.layer_norm(g, x, f"{scope}.LayerNorm", hidden, sizes.epsilon)

@@ -1,0 +1,61 @@
+"""A checkpoint's tensors under the names that a family file uses, each held to its shape."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmonnx.compiler.checkpoint.weights import Weights
+from lmonnx.errors import StageError
+
+# Checkpoints converted from TensorFlow before 2019 keep its names.
+_OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+
+
+class Params:
+    """Read tensors by name; `prefix` is what the base model's names start with, if they do."""
+
+    def __init__(self, weights: Weights, prefix: str) -> None:
+        self._weights = weights
+        self._names = frozenset(weights.names())
+        self._prefix = prefix
+
+    def read(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """Return one tensor in float32.
+
+        Raises:
+            StageError: It is missing, of another shape, or holds NaN or infinity.
+        """
+        found = self._find(name)
+        if (actual := tuple(self._weights.shape(found))) != shape:
+            raise StageError(
+                f"{found} has the shape {actual}, config.json asks for {shape}; "
+                "the weights and the config are not of one model"
+            )
+        array = self._weights.read(found).astype(np.float32, copy=False)
+        if not np.isfinite(array).all():
+            raise StageError(f"{found} holds NaN or infinity; the checkpoint is damaged")
+        return array
+
+    def transposed(self, name: str, *shape: int) -> NDArray[np.float32]:
+        """Return torch's (out, in) matrix as the (in, out) one that MatMul takes."""
+        return np.ascontiguousarray(self.read(name, *shape).T)
+
+    def _find(self, name: str) -> str:
+        old = name
+        for new_end, old_end in _OLD_NAMES.items():
+            old = old.removesuffix(new_end) + old_end if old.endswith(new_end) else old
+        for candidate in (self._prefix + name, name, self._prefix + old, old):
+            if candidate in self._names:
+                return candidate
+        self._weights.shape(self._prefix + name)  # raises, naming its nearest neighbours
+        raise StageError(f"the checkpoint has no tensor {self._prefix + name}")
+
+    def has(self, name: str) -> bool:
+        """Say whether the tensor is there."""
+        return bool({self._prefix + name, name} & self._names)
+
+
+Array = NDArray[Any]

@@ -1,0 +1,1 @@
+"""What a bundle is worth: accuracy, parity, speed, contents, and the host it runs on."""

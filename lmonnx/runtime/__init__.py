@@ -1,0 +1,1 @@
+"""Bundle → answers: tokenizer.py → batch.py → session.py → pipelines/, opened by loading.py."""

@@ -1,0 +1,151 @@
+"""Text → labels with scores, as transformers' text-classification pipeline gives them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmonnx.bundle.bundle import Bundle
+from lmonnx.bundle.manifest import Head
+from lmonnx.errors import BundleError, InputError
+from lmonnx.runtime.numerics import ACTIVATIONS, Floats
+from lmonnx.runtime.pipelines.base import LOOK_AHEAD, Pipeline, long_policy
+from lmonnx.runtime.session import SessionConfig
+from lmonnx.runtime.tokenizer import Long, Text
+
+Item = Text | Mapping[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class LabelScore:
+    """A label and its score: a probability, or the value itself for a regression."""
+
+    label: str
+    score: float
+
+
+@dataclass(frozen=True, slots=True)
+class Classification:
+    """The answer to one text: the best label, and the best `top_k` of them, highest first.
+
+    `windows` is 1 unless the text was longer than the model; scores are then the windows' mean.
+    """
+
+    label: str
+    score: float
+    labels: tuple[LabelScore, ...]
+    windows: int = 1
+
+
+class TextClassifier(Pipeline):
+    """Classify texts or pairs of texts; one instance serves any number of threads."""
+
+    def __init__(
+        self, bundle: Bundle, config: SessionConfig | None = None, *, long: Long | str = Long.WINDOW
+    ) -> None:
+        head = bundle.manifest.head
+        if head is None or not head.labels:
+            raise BundleError(f"{bundle.path} has no labels; export it as text-classification")
+        super().__init__(bundle, config, long=long)
+        self.head: Head = head
+
+    @overload
+    def __call__(
+        self, texts: Item, *, top_k: int | None = 1, long: Long | str | None = None
+    ) -> Classification: ...
+
+    @overload
+    def __call__(
+        self, texts: Sequence[Item], *, top_k: int | None = 1, long: Long | str | None = None
+    ) -> list[Classification]: ...
+
+    def __call__(
+        self,
+        texts: Item | Sequence[Item],
+        *,
+        top_k: int | None = 1,
+        long: Long | str | None = None,
+    ) -> Classification | list[Classification]:
+        """Answer one text, or many in their order.
+
+        Args:
+            texts: A text, a pair (tuple of two texts, or a mapping with `text` and `text_pair`),
+                or a list of these.
+            top_k: How many labels to give, None for all.
+            long: "window" (mean over windows), "truncate" or "error", for text over the model's
+                length; None is what `load` was told.
+
+        Raises:
+            InputError: A text is no text, too long with "error", or an option is wrong.
+        """
+        if one := isinstance(texts, str | Mapping) or _is_pair(texts):
+            texts = [texts]  # type: ignore[list-item]
+        scores = self.scores([as_text(item) for item in texts], long=long)
+        answers = [self._answer(row, windows, top_k) for row, windows in scores]
+        return answers[0] if one else answers
+
+    def stream(
+        self, texts: Iterable[Item], *, top_k: int | None = 1, long: Long | str | None = None
+    ) -> Iterator[Classification]:
+        """Answer an endless input in its order, in bounded memory.
+
+        Texts are read a few thousand ahead, so that like lengths run together.
+        """
+        source = iter(texts)
+        while chunk := list(islice(source, LOOK_AHEAD)):
+            yield from self(chunk, top_k=top_k, long=long)
+
+    def logits(self, texts: Sequence[Text], *, long: Long | str | None = None) -> NDArray[np.float32]:
+        """Return what the graph gives before any activation, the mean over windows: (N, C)."""
+        rule = None if long is None else long_policy(long)
+        rows = [windows.mean(axis=0) for windows in self.outputs(texts, "logits", long=rule)]
+        shape = (len(rows), len(self.head.labels))
+        return np.array(rows, np.float32).reshape(shape)
+
+    def scores(
+        self, texts: Sequence[Text], *, long: Long | str | None = None
+    ) -> Iterator[tuple[Floats, int]]:
+        """Yield each text's scores, (C,), and how many windows they are the mean of."""
+        rule = None if long is None else long_policy(long)
+        activation = ACTIVATIONS[self.head.activation]
+        for windows in self.outputs(texts, "logits", long=rule):
+            if windows.shape[-1] != len(self.head.labels):
+                raise BundleError(
+                    f"{self.bundle.path}: the graph gives {windows.shape[-1]} logits, "
+                    f"the manifest names {len(self.head.labels)} labels"
+                )
+            yield activation(windows.astype(np.float64)).mean(axis=0), len(windows)
+
+    def _answer(self, scores: Floats, windows: int, top_k: int | None) -> Classification:
+        if top_k is not None and (type(top_k) is not int or top_k < 1):
+            raise InputError(f"top_k is {top_k!r}, must be at least 1, or None for all labels")
+        order = np.argsort(-scores, kind="stable")[:top_k]
+        labels = tuple(LabelScore(self.head.labels[i], float(scores[i])) for i in order)
+        return Classification(labels[0].label, labels[0].score, labels, windows)
+
+
+def as_text(item: Item) -> Text:
+    """Return a text, or a pair as a tuple.
+
+    Raises:
+        InputError: `item` is neither.
+    """
+    if isinstance(item, str) or _is_pair(item):
+        return item  # type: ignore[return-value]
+    if isinstance(item, Mapping) and set(item) == {"text", "text_pair"}:
+        return item["text"], item["text_pair"]
+    if isinstance(item, Mapping) and set(item) == {"text"}:
+        return item["text"]
+    raise InputError(
+        f"{type(item).__name__} is no text: give a str, a tuple of two, or a mapping with "
+        "`text` and `text_pair`"
+    )
+
+
+def _is_pair(item: object) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and all(isinstance(x, str) for x in item)

@@ -1,0 +1,181 @@
+"""Arrays → arrays; the door to onnxruntime."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+from lmonnx.bundle.manifest import GraphSpec
+from lmonnx.errors import BundleError, InputError, UnsupportedError
+from lmonnx.runtime.threads import available_threads
+
+CPU = "CPUExecutionProvider"
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionConfig:
+    """How to run a graph: on which execution providers, with how many threads.
+
+    `threads` None means as many as the affinity mask and the cgroup's quota allow.
+    """
+
+    providers: tuple[str, ...] = (CPU,)
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and (type(self.threads) is not int or self.threads < 1):
+            raise InputError(f"threads is {self.threads!r}, must be a whole number of at least 1")
+        if not self.providers:
+            raise InputError(f"providers is empty; name at least {CPU}")
+
+
+class Session:
+    """A loaded graph; `run` may be called by several threads at once."""
+
+    def __init__(self, path: Path, spec: GraphSpec, config: SessionConfig) -> None:
+        check_providers(config.providers)
+        try:
+            self._session = ort.InferenceSession(
+                str(path), _options(spec, config), providers=list(config.providers)
+            )
+        except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
+            raise BundleError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
+        self._path = path
+        self._outputs = [tensor.name for tensor in spec.outputs]
+        self.inputs = frozenset(tensor.name for tensor in spec.inputs)
+        held = {value.name for value in self._session.get_inputs()}
+        given = {value.name for value in self._session.get_outputs()}
+        if held != self.inputs or not given.issuperset(self._outputs):
+            raise BundleError(f"{path} has other inputs or outputs than the manifest says")
+        # A provider that fails to start leaves the CPU alone, with a warning: an error here.
+        running = self._session.get_providers()
+        if missing := [name for name in config.providers if name not in running]:
+            raise UnsupportedError(
+                f"{missing[0]} is installed but did not start; see `lmonnx doctor`, "
+                "or ask for another provider"
+            )
+        self._on_device = running[0] != CPU
+
+    def run(self, inputs: Arrays) -> dict[str, NDArray[Any]]:
+        """Run the graph once.
+
+        Args:
+            inputs: Every graph input by name; dtype and shape as in the manifest.
+
+        Returns:
+            Every output by name, on the host.
+
+        Raises:
+            BundleError: The graph fails on these arrays.
+        """
+        try:
+            values = (
+                self._run_bound(inputs)
+                if self._on_device
+                else self._session.run(self._outputs, dict(inputs))
+            )
+        except Exception as error:  # noqa: BLE001 - as above
+            raise BundleError(f"{self._path} fails: {_first_line(error)}") from error
+        return dict(zip(self._outputs, values, strict=True))
+
+    def _run_bound(self, inputs: Arrays) -> list[NDArray[Any]]:
+        """Bind inputs and outputs on the device: one copy in, one copy out.
+
+        Written for CUDAExecutionProvider, and not yet run on one.
+        """
+        binding = self._session.io_binding()
+        for name, array in inputs.items():
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in self._outputs:
+            binding.bind_output(name)
+        self._session.run_with_iobinding(binding)
+        values: list[NDArray[Any]] = binding.copy_outputs_to_cpu()
+        return values
+
+
+def _options(spec: GraphSpec, config: SessionConfig) -> Any:
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = config.threads or available_threads()
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    if spec.optimized:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    if "MatMulIntegerToFloat" in spec.operators or "DynamicQuantizeMatMul" in spec.operators:
+        from lmonnx.runtime.kernels import int8_is_exact
+
+        # The kernel of this CPU saturates on 7-bit weights, which none is known to do: widen.
+        if not int8_is_exact():
+            options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def check_providers(providers: Sequence[str]) -> None:
+    """Refuse an execution provider that the installed onnxruntime does not have.
+
+    Raises:
+        UnsupportedError: It is missing; the message lists what is there.
+    """
+    available = available_providers()
+    if missing := [name for name in providers if name not in available]:
+        extra = "; `pip install 'lmonnx[gpu]'` brings CUDA" if "CUDA" in missing[0] else ""
+        raise UnsupportedError(
+            f"{missing[0]} is not in this onnxruntime, which has {', '.join(available)}{extra}"
+        )
+
+
+@cache
+def available_providers() -> tuple[str, ...]:
+    """Return the execution providers of the installed onnxruntime."""
+    return tuple(ort.get_available_providers())
+
+
+def run_bytes(graph: bytes, inputs: Arrays, *, settings: Mapping[str, str]) -> list[NDArray[Any]]:
+    """Run a small graph held in memory on the CPU, with session settings of its own."""
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    for key, value in settings.items():
+        options.add_session_config_entry(key, value)
+    session = ort.InferenceSession(graph, options, providers=[CPU])
+    values: list[NDArray[Any]] = session.run(None, dict(inputs))
+    return values
+
+
+def save_optimized(source: Path, target: Path, *, disabled: Sequence[str]) -> None:
+    """Write the graph that onnxruntime's level-2 optimizers make of `source`.
+
+    Raises:
+        BundleError: onnxruntime cannot load the source.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_EXTENDED
+    options.optimized_model_filepath = str(target)
+    for key, value in {
+        "session.optimized_model_external_initializers_file_name": f"{target.name}_data",
+        "session.optimized_model_external_initializers_min_size_in_bytes": "1024",
+    }.items():
+        options.add_session_config_entry(key, value)
+    try:
+        ort.InferenceSession(
+            str(source), options, providers=[CPU], disabled_optimizers=list(disabled)
+        )
+    except Exception as error:  # noqa: BLE001 - as above
+        raise BundleError(f"onnxruntime cannot load {source}: {_first_line(error)}") from error
+
+
+def version() -> str:
+    """Return the version of the installed onnxruntime."""
+    return str(ort.__version__)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
