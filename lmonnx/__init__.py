@@ -1,9 +1,9 @@
 """Small, fast, safe inference of language models on ONNX Runtime.
 
-    >>> import lmonnx
-    >>> classify = lmonnx.load("build/demo/int8")
-    >>> classify("a gorgeous film").label
-    'POSITIVE'
+>>> import lmonnx
+>>> classify = lmonnx.load("build/demo/int8")
+>>> classify("a gorgeous film").label
+'POSITIVE'
 """
 
 from importlib.util import find_spec

@@ -34,21 +34,12 @@ class Bundle:
                 changed, linked, or named outside the folder.
         """
         root = Path(path)
-        manifest = Manifest.from_json(_read_manifest(root), str(root / MANIFEST))
-        files = manifest.files or {}
-        for name, info in files.items():
-            check_file(root, name, info, verify=verify)
-        text = manifest.text
-        slots = [spec for spec in (text.source, text.target) if spec is not None]
-        named = {graph.file for graph in manifest.graphs.values()}
-        named |= {spec.file for spec in slots} | {spec.id_map for spec in slots if spec.id_map}
-        for name in named:
-            contained(root, name)
-        if unlisted := sorted(named - files.keys()):
-            raise BundleError(f"{root / MANIFEST} uses {unlisted[0]} but lists no hash for it")
-        for graph in manifest.graphs.values():
-            _check_external(root, graph.file, set(files))
-        return cls(root, manifest)
+        try:
+            return cls(root, _checked_manifest(root, verify=verify))
+        except OSError as error:
+            raise BundleError(
+                f"{error.filename or root} cannot be read: {error.strerror}"
+            ) from error
 
     def file(self, name: str) -> Path:
         """Return the path of a file that the manifest lists."""
@@ -58,6 +49,27 @@ class Bundle:
     def bytes(self) -> int:
         """Size of all files that the manifest lists, in bytes."""
         return sum(info.bytes for info in (self.manifest.files or {}).values())
+
+
+def _checked_manifest(root: Path, *, verify: bool) -> Manifest:
+    manifest = Manifest.from_json(_read_manifest(root), str(root / MANIFEST))
+    files = manifest.files or {}
+    for name, info in files.items():
+        check_file(root, name, info, verify=verify)
+    text = manifest.text
+    slots = [spec for spec in (text.source, text.target) if spec is not None]
+    named = {graph.file for graph in manifest.graphs.values()}
+    named |= {spec.file for spec in slots} | {spec.id_map for spec in slots if spec.id_map}
+    for name in named:
+        contained(root, name)
+    if unlisted := sorted(named - files.keys()):
+        raise BundleError(f"{root / MANIFEST} uses {unlisted[0]} but lists no hash for it")
+    for graph in manifest.graphs.values():
+        # onnxruntime reads other formats by their ending, which may name files in other ways.
+        if not graph.file.endswith(".onnx"):
+            raise BundleError(f"{root / graph.file} is named as a graph and is no .onnx file")
+        _check_external(root, graph.file, set(files))
+    return manifest
 
 
 def _read_manifest(root: Path) -> str:

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import os
+import re
 import secrets
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.folder import hash_files
-from lmonnx.bundle.manifest import MANIFEST, Manifest
+from lmonnx.bundle.manifest import MANIFEST, Manifest, Step
 from lmonnx.errors import StageError
 
-try:
-    import fcntl
-except ImportError:  # Windows: leftovers of a killed stage are then never swept
-    fcntl = None  # type: ignore[assignment]
+# Windows has none: leftovers of a killed stage are never swept there.
+_HAS_LOCKS = find_spec("fcntl") is not None
 
 _DRAFT, _ASIDE = "draft", "aside"
 
@@ -58,7 +58,7 @@ def draft_at(target: Path, *, force: bool = False) -> Iterator[Draft]:
     Raises:
         StageError: The target exists (without `force`), is no bundle, or cannot be written.
     """
-    target = Path(os.path.abspath(target))  # the name itself: a link is not followed
+    target = target.absolute()  # the name itself: a link is not followed
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
@@ -72,11 +72,28 @@ def draft_at(target: Path, *, force: bool = False) -> Iterator[Draft]:
             yield Draft(temporary)
             if not (temporary / MANIFEST).is_file():
                 raise StageError(f"the stage for {target} ended without a manifest")
+            Bundle.open(temporary, verify=False)  # what cannot be opened never gets the name
             _install(temporary, target, force=force)
     except OSError as error:
         raise StageError(f"cannot write {target}: {error.strerror or error}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def record(bundle: Bundle, step: Step) -> Bundle:
+    """Add a step that changed no file, such as a verification, to a bundle's history.
+
+    The manifest is replaced in one move: another reader sees the old one or the new one.
+    """
+    manifest = bundle.manifest.with_step(step)
+    temporary = bundle.path / f".{MANIFEST}.{secrets.token_hex(6)}"
+    try:
+        temporary.write_text(manifest.to_json(), encoding="utf-8")
+        temporary.replace(bundle.path / MANIFEST)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise StageError(f"cannot write {bundle.path / MANIFEST}: {error.strerror}") from error
+    return replace(bundle, manifest=manifest)
 
 
 def _check_target(target: Path, *, force: bool) -> None:
@@ -105,7 +122,13 @@ def _install(temporary: Path, target: Path, *, force: bool) -> None:
     except BaseException:
         aside.rename(target)
         raise
-    shutil.rmtree(aside, ignore_errors=True)
+    _delete(aside)
+
+
+def _delete(folder: Path) -> None:
+    """Delete a bundle, its manifest first: half of one is never taken for a whole one."""
+    (folder / MANIFEST).unlink(missing_ok=True)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sibling(target: Path, kind: str) -> Path:
@@ -114,7 +137,7 @@ def _sibling(target: Path, kind: str) -> Path:
 
 def _sweep(target: Path) -> None:
     """Delete what killed runs left; a bundle moved aside is put back where the target is gone."""
-    if fcntl is None:
+    if not _HAS_LOCKS:
         return
     for draft in _siblings(target, _DRAFT):
         try:
@@ -128,20 +151,22 @@ def _sweep(target: Path) -> None:
         if not os.path.lexists(target) and (aside / MANIFEST).is_file():
             aside.rename(target)
         else:
-            shutil.rmtree(aside, ignore_errors=True)
+            _delete(aside)
 
 
 def _siblings(target: Path, kind: str) -> list[Path]:
-    prefix = f".{target.name}.{kind}-"
-    return sorted(path for path in target.parent.iterdir() if path.name.startswith(prefix))
+    name = re.compile(rf"\.{re.escape(target.name)}\.{kind}-[0-9a-f]{{12}}")
+    return sorted(path for path in target.parent.iterdir() if name.fullmatch(path.name))
 
 
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """Hold a folder's lock, which ends with the process; BlockingIOError if another holds it."""
-    if fcntl is None:
+    if not _HAS_LOCKS:
         yield
         return
+    import fcntl
+
     handle = os.open(folder, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -44,9 +44,10 @@ def _walk(data: memoryview, kind: str, depth: int) -> Iterator[str]:
         if value is None or number not in inner:
             continue
         if inner[number] == "entry":
-            entry = dict(_fields(value))
-            if bytes(entry.get(1) or b"") == b"location":
-                yield bytes(entry.get(2) or b"").decode()
+            # A parser skips a key or value of another wire type, and so must this.
+            entry = {at: text for at, text in _fields(value) if text is not None}
+            if bytes(entry.get(1, b"")) == b"location":
+                yield bytes(entry.get(2, b"")).decode()
         else:
             yield from _walk(value, inner[number], depth + 1)
 

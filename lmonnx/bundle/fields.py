@@ -57,7 +57,7 @@ def _decode(kind: Any, value: Any, where: str) -> Any:
         return tuple(_decode(args[0], v, f"{where}[{i}]") for i, v in enumerate(value))
     if origin is not None and issubclass(origin, Mapping):
         _expect(value, dict, where)
-        return {key: _decode(args[1], v, f"{where}.{key}") for key, v in value.items()}
+        return {key: _decode(args[1], v, f"{where}[{key!r:.60}]") for key, v in value.items()}
     if dataclasses.is_dataclass(kind):
         return _decode_dataclass(kind, value, where)
     if issubclass(kind, Enum):
@@ -83,7 +83,7 @@ def _decode_dataclass(cls: Any, value: Any, where: str) -> Any:
     hints = _hints(cls)
     fields = {field.name: field for field in dataclasses.fields(cls)}
     if unknown := sorted(value.keys() - fields.keys()):
-        raise ValueError(f"{where} has the unknown field {unknown[0]!r}")
+        raise ValueError(f"{where} has the unknown field {unknown[0]!r:.60}")
     required = (
         name
         for name, field in fields.items()
@@ -99,13 +99,15 @@ def _decode_enum(kind: Any, value: Any, where: str) -> Any:
         return kind(value)
     except ValueError as error:
         known = ", ".join(str(member.value) for member in kind)
-        raise ValueError(f"{where} is {value!r}, must be one of {known}") from error
+        raise ValueError(f"{where} is {value!r:.60}, must be one of {known}") from error
 
 
 def _expect(value: Any, kind: type, where: str) -> None:
     # bool is a subclass of int in Python, but not in JSON
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"{where} is {_name(value)}, must be {kind.__name__}")
+    if type(value) is int and not -(2**63) <= value < 2**63:
+        raise ValueError(f"{where} is a number of more than 64 bits")
 
 
 def _name(value: Any) -> str:

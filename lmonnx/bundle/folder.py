@@ -12,18 +12,25 @@ from lmonnx.bundle.manifest import FileInfo
 from lmonnx.errors import BundleError
 
 
+def is_plain_name(name: str) -> bool:
+    """Say that `name` is of a file below its folder, in one spelling that every system reads."""
+    plain = not set(name.split("/")) & {"", ".", ".."}
+    # What is not printable would forge lines of a log, or is no name at all (a lone surrogate).
+    return plain and name.isprintable() and not set(name) & set("\\:")
+
+
 def contained(root: Path, name: str) -> Path:
     """Return the path of the file `name` below `root`.
 
     Raises:
         BundleError: `name` is absolute, leaves the folder, or passes through a symbolic link.
     """
-    parts = PurePosixPath(name).parts
-    plain = bool(parts) and "/".join(parts) == name and not set(parts) & {"..", "/"}
-    if not plain or any(c in name for c in "\\:\0"):
-        raise BundleError(f"{root} names the file {name!r}, which is not a path inside the bundle")
+    if not is_plain_name(name):
+        raise BundleError(
+            f"{root} names the file {name!r:.200}, which is not a path inside the bundle"
+        )
     path = root
-    for part in parts:
+    for part in PurePosixPath(name).parts:
         path = path / part
         if path.is_symlink():
             raise BundleError(f"{path} is a symbolic link; a bundle holds only plain files")

@@ -155,6 +155,11 @@ class Manifest:
         """Return a copy whose history ends in `step`."""
         return replace(self, history=(*self.history, step))
 
+    def replace_graph(self, graph: GraphSpec, *, precision: Precision | None = None) -> Manifest:
+        """Return a copy with another graph of the same interface, its files not yet hashed."""
+        kept = precision or self.precision
+        return replace(self, graphs={"model": graph}, precision=kept, files=None)
+
     def to_json(self) -> str:
         """Return the text of lmonnx.json: the same manifest gives the same bytes."""
         return json.dumps(encode(self), indent=2, ensure_ascii=False, sort_keys=True) + "\n"

@@ -1,1 +1,1 @@
-"""Checkpoint → bundle: checkpoint/ → export/ → optimize/ → quantize/, each step held to the last."""
+"""Checkpoint → bundle: checkpoint/, export/, optimize/, quantize/, each held to the one before."""

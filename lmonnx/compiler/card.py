@@ -40,12 +40,10 @@ def model_card(manifest: Manifest) -> str:
 def _step(step: Step) -> list[str]:
     options = ", ".join(f"{name} {value}" for name, value in step.options.items()) or "no options"
     lines = [f"- **{step.stage}**: {options}"]
-    for parity in step.parity:
-        lines.append(
-            f"  - against {parity.reference} on {parity.texts} texts: max |Δlogit| "
-            f"{parity.max_difference:.2e} ({parity.relative:.2e} of the range), "
-            f"same label {parity.agreement:.2%}"
-        )
-    for name, value in (step.metrics or {}).items():
-        lines.append(f"  - {name}: {value}")
-    return lines
+    lines += [
+        f"  - against {parity.reference} on {parity.texts} texts: max |Δlogit| "
+        f"{parity.max_difference:.2e} ({parity.relative:.2e} of the range), "
+        f"same label {parity.agreement:.2%}"
+        for parity in step.parity
+    ]
+    return lines + [f"  - {name}: {value}" for name, value in (step.metrics or {}).items()]

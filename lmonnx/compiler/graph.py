@@ -38,7 +38,7 @@ class WeightFile:
         step = PAGE if data.nbytes >= PAGE else CACHE_LINE
         offset = -(-self._end // step) * step
         self._file.write(b"\0" * (offset - self._end))
-        self._file.write(memoryview(data.reshape(-1).view(np.uint8)))
+        self._file.write(data.reshape(-1).view(np.uint8).data)
         self._end = offset + data.nbytes
         tensor = TensorProto(
             name=name,
@@ -143,7 +143,8 @@ def make_model(graph: onnx.GraphProto) -> onnx.ModelProto:
 def read_weight(tensor: TensorProto, folder: Path) -> NDArray[Any]:
     """Return an initializer's values, mapped read-only where they lie outside the protobuf."""
     if tensor.data_location != TensorProto.EXTERNAL:
-        return numpy_helper.to_array(tensor)
+        inline: NDArray[Any] = numpy_helper.to_array(tensor)
+        return inline
     place = {entry.key: entry.value for entry in tensor.external_data}
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     shape = tuple(tensor.dims)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
@@ -50,8 +49,3 @@ def copy_text(draft: Draft, bundle: Bundle) -> None:
         if name not in {CARD, MANIFEST} and not any(name.startswith(graph) for graph in graphs)
     )
     draft.copy(bundle, kept)
-
-
-def without_files(manifest: Manifest) -> Manifest:
-    """Return a manifest to be sealed anew."""
-    return replace(manifest, files=None)

@@ -91,7 +91,8 @@ def decisions(logits: Logits, head: Head) -> NDArray[np.int64]:
     A regression decides nothing; its column is 0 throughout.
     """
     if head.activation is Activation.SOFTMAX:
-        return logits.argmax(axis=1, keepdims=True).astype(np.int64)
+        best: NDArray[np.int64] = logits.argmax(axis=1, keepdims=True).astype(np.int64)
+        return best
     if head.activation is Activation.SIGMOID:
         return (logits > 0).astype(np.int64)
     return np.zeros((len(logits), 1), np.int64)

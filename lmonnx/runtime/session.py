@@ -17,6 +17,9 @@ from lmonnx.errors import BundleError, InputError, UnsupportedError
 from lmonnx.runtime.threads import available_threads
 
 CPU = "CPUExecutionProvider"
+# On the CPU of onnxruntime 1.32 SkipLayerNormalization takes several times what the Add and the
+# LayerNormalization take that it replaces (docs/decisions/0004).
+SLOW_FUSIONS = ("SkipLayerNormFusion",)
 Arrays = Mapping[str, NDArray[Any]]
 
 
@@ -38,15 +41,23 @@ class SessionConfig:
 
 
 class Session:
-    """A loaded graph; `run` may be called by several threads at once."""
+    """A loaded graph; `run` may be called by several threads at once.
 
-    def __init__(self, path: Path, spec: GraphSpec, config: SessionConfig) -> None:
+    `precise` widens int8 products, for a CPU whose kernel is wrong (see kernels.py).
+    """
+
+    def __init__(
+        self, path: Path, spec: GraphSpec, config: SessionConfig, *, precise: bool = False
+    ) -> None:
         check_providers(config.providers)
         try:
             self._session = ort.InferenceSession(
-                str(path), _options(spec, config), providers=list(config.providers)
+                str(path),
+                _options(spec, config, precise=precise),
+                providers=list(config.providers),
+                disabled_optimizers=list(SLOW_FUSIONS) if config.providers == (CPU,) else None,
             )
-        except Exception as error:  # noqa: BLE001 - onnxruntime's errors have no common base
+        except Exception as error:
             raise BundleError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
         self._path = path
         self._outputs = [tensor.name for tensor in spec.outputs]
@@ -82,7 +93,7 @@ class Session:
                 if self._on_device
                 else self._session.run(self._outputs, dict(inputs))
             )
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:
             raise BundleError(f"{self._path} fails: {_first_line(error)}") from error
         return dict(zip(self._outputs, values, strict=True))
 
@@ -101,19 +112,15 @@ class Session:
         return values
 
 
-def _options(spec: GraphSpec, config: SessionConfig) -> Any:
+def _options(spec: GraphSpec, config: SessionConfig, *, precise: bool) -> Any:
     options = ort.SessionOptions()
     options.intra_op_num_threads = config.threads or available_threads()
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     if spec.optimized:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
-    if "MatMulIntegerToFloat" in spec.operators or "DynamicQuantizeMatMul" in spec.operators:
-        from lmonnx.runtime.kernels import int8_is_exact
-
-        # The kernel of this CPU saturates on 7-bit weights, which none is known to do: widen.
-        if not int8_is_exact():
-            options.add_session_config_entry("session.x64quantprecision", "1")
+    if precise:
+        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 
@@ -149,7 +156,7 @@ def run_bytes(graph: bytes, inputs: Arrays, *, settings: Mapping[str, str]) -> l
     return values
 
 
-def save_optimized(source: Path, target: Path, *, disabled: Sequence[str]) -> None:
+def save_optimized(source: Path, target: Path) -> None:
     """Write the graph that onnxruntime's level-2 optimizers make of `source`.
 
     Raises:
@@ -166,9 +173,9 @@ def save_optimized(source: Path, target: Path, *, disabled: Sequence[str]) -> No
         options.add_session_config_entry(key, value)
     try:
         ort.InferenceSession(
-            str(source), options, providers=[CPU], disabled_optimizers=list(disabled)
+            str(source), options, providers=[CPU], disabled_optimizers=list(SLOW_FUSIONS)
         )
-    except Exception as error:  # noqa: BLE001 - as above
+    except Exception as error:
         raise BundleError(f"onnxruntime cannot load {source}: {_first_line(error)}") from error
 
 

@@ -3,19 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
-from lmonnx.bundle.manifest import GraphSpec, Manifest, Precision, Source, Task
+from lmonnx.bundle.manifest import GraphSpec, Manifest, Parity, Precision, Side, Source, Task
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export import adopt, traced
 from lmonnx.compiler.export.heads import detect_task, read_head
 from lmonnx.compiler.export.native.build import build_graph, max_positions, native_family
 from lmonnx.compiler.export.text import export_text
+from lmonnx.compiler.reference import is_installed
 from lmonnx.compiler.stage import MODEL_FILE, finish, make_step
+from lmonnx.compiler.verify import verify_against
 from lmonnx.errors import StageError, UnsupportedError
+from lmonnx.measure.parity import require_parity
+from lmonnx.progress import Progress, silent
 
 
 class Engine(StrEnum):
@@ -34,7 +39,9 @@ def export(
     task: str | None = None,
     engine: Engine = Engine.AUTO,
     variant: str | None = None,
+    verify: bool = True,
     force: bool = False,
+    progress: Progress = silent,
 ) -> Bundle:
     """Write a checkpoint as a bundle of float32 graphs that plain onnxruntime runs.
 
@@ -44,29 +51,45 @@ def export(
         task: A task of the manifest; None is told from config.json.
         engine: What makes the graph.
         variant: For adopt: the suffix of the ONNX file, such as "int8".
+        verify: Compare with transformers' answers, where it is installed.
         force: Replace a bundle that is there.
+        progress: Told how far it is.
 
     Raises:
         UnsupportedError: No engine here makes this architecture's graph for the task.
         StageError: The checkpoint is damaged or the target cannot be written.
+        ParityError: The bundle answers differently; nothing is written.
     """
-    chosen = _choose(checkpoint, engine)
+    chosen = _choose(checkpoint, engine, task)
     kind = detect_task(checkpoint, task)
     with draft_at(target, force=force) as draft:
+        progress("graph", 0, 1)
         manifest = _BUILDERS[chosen](checkpoint, kind, draft, variant)
+        progress("graph", 1, 1)
+        finish(draft, manifest)
+        made = Bundle.open(draft.path, verify=False)
+        parity = (_parity(made, checkpoint, progress),) if verify and is_installed() else ()
         options = {"engine": chosen.value, "task": kind.value}
-        step = make_step("export", {**options, **({"variant": variant} if variant else {})})
+        if variant:
+            options["variant"] = variant
+        step = make_step("export", options, packages=("transformers", "torch"), parity=parity)
         finish(draft, manifest.with_step(step))
     return Bundle.open(target, verify=False)
 
 
-def _choose(checkpoint: Checkpoint, engine: Engine) -> Engine:
+def _parity(made: Bundle, checkpoint: Checkpoint, progress: Progress) -> Parity:
+    parity = verify_against(made, checkpoint, progress=progress)
+    require_parity(parity, made.manifest.precision)
+    return parity
+
+
+def _choose(checkpoint: Checkpoint, engine: Engine, task: str | None) -> Engine:
     if engine is not Engine.AUTO:
         return engine
     if adopt.find_graphs(checkpoint) and not _has_weights(checkpoint):
         return Engine.ADOPT
     try:
-        native_family(checkpoint, detect_task(checkpoint, None))
+        native_family(checkpoint, detect_task(checkpoint, task))
     except UnsupportedError:
         if traced.is_installed():
             return Engine.OPTIMUM
@@ -87,7 +110,10 @@ def _native(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | Non
     head = read_head(checkpoint)
     draft.file(MODEL_FILE)
     graph = build_graph(checkpoint, task, len(head.labels), draft.path, MODEL_FILE)
-    return _manifest(checkpoint, task, draft, graph, max_positions(checkpoint, family))
+    manifest = _manifest(checkpoint, task, draft, graph, max_positions(checkpoint, family))
+    # These families read the first token and count positions from it: padding before it moves both.
+    source = replace(manifest.text.source, padding_side=Side.RIGHT)
+    return replace(manifest, text=replace(manifest.text, source=source))
 
 
 def _adopt(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> Manifest:
@@ -120,7 +146,8 @@ def _manifest(
     precision: Precision = Precision.FLOAT32,
 ) -> Manifest:
     head = read_head(checkpoint)
-    logits = graph.outputs[0].shape[-1]
+    shape = next(output.shape for output in graph.outputs if output.name == "logits")
+    logits = shape[-1] if shape else 0
     if isinstance(logits, int) and logits != len(head.labels):
         raise StageError(f"the graph gives {logits} logits, config.json names {len(head.labels)}")
     return Manifest(

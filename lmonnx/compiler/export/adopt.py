@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import onnx
-from google.protobuf.message import DecodeError
+from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
+from onnx import TensorProto, numpy_helper
 
 from lmonnx.bundle.draft import Draft
-from lmonnx.bundle.folder import contained
+from lmonnx.bundle.folder import is_plain_name
 from lmonnx.bundle.manifest import GraphSpec, Precision
 from lmonnx.compiler.checkpoint import Checkpoint
-from lmonnx.compiler.graph import graph_spec, load_graph, save_graph
+from lmonnx.compiler.graph import INLINE_BYTES, load_graph, read_weight, save_graph
 from lmonnx.compiler.stage import MODEL_FILE
 from lmonnx.errors import StageError, UnsupportedError
 
@@ -29,7 +31,7 @@ _NEWEST_OPSET, _NEWEST_IR = 20, 10
 
 def find_graphs(checkpoint: Checkpoint) -> dict[str, Path]:
     """Return the ONNX files that may be adopted: suffix → path, the best first."""
-    found = {}
+    found: dict[str, Path] = {}
     for suffix in _SUFFIXES:
         for path in _candidates(checkpoint.path, suffix):
             found.setdefault(suffix, path)
@@ -63,21 +65,38 @@ def adopt_graph(
     except (DecodeError, ValueError) as error:
         raise StageError(f"{path} is not an ONNX graph ({error}); fetch it again") from error
     _check(model, path)
-    root = checkpoint.path.resolve()
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
-                _check_external(root, path, entry.value)
-    spec = save_graph(model, path.parent, draft.file(MODEL_FILE), MODEL_FILE)
+                _check_external(checkpoint.path, path, entry.value)
+    try:
+        _inline_small(model, path.parent)
+        spec = save_graph(model, path.parent, draft.file(MODEL_FILE), MODEL_FILE)
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
+        raise StageError(f"a weight of {path} is damaged ({error}); fetch it again") from error
     precision = Precision.INT8 if _QUANTIZED & spec.operators.keys() else Precision.FLOAT32
     return spec, precision
 
 
-def _check_external(root: Path, path: Path, location: str) -> None:
-    contained(path.parent, location)
-    # A hub cache links its files into a folder of blobs, so only the name must stay inside.
-    if not (path.parent / location).is_file():
-        raise StageError(f"{path} needs {location} beside it, which is missing below {root.name}")
+def _check_external(folder: Path, path: Path, location: str) -> None:
+    if not is_plain_name(location):
+        raise StageError(f"{path} takes weights from {location!r:.200}, outside its folder")
+    data = (path.parent / location).resolve()
+    # A hub cache links snapshots/<commit>/<file> to blobs/<hash>.
+    homes = (folder.resolve(), folder.resolve().parent.parent / "blobs")
+    if not any(data.is_relative_to(home) for home in homes):
+        raise StageError(f"{path} takes weights from {location}, a link out of its folder")
+    if not data.is_file():
+        raise StageError(f"{path} needs {location} beside it, which is missing; fetch it again")
+
+
+def _inline_small(model: onnx.ModelProto, folder: Path) -> None:
+    """Take tensors that are too small for the weight file into the graph."""
+    for tensor in model.graph.initializer:
+        if tensor.data_location == TensorProto.EXTERNAL:
+            array = read_weight(tensor, folder)
+            if array.nbytes < INLINE_BYTES:
+                tensor.CopyFrom(numpy_helper.from_array(np.array(array), tensor.name))
 
 
 def _pick(checkpoint: Checkpoint, variant: str | None) -> Path:
@@ -95,7 +114,9 @@ def _pick(checkpoint: Checkpoint, variant: str | None) -> Path:
 
 
 def _check(model: onnx.ModelProto, path: Path) -> None:
-    inputs = {value.name for value in model.graph.input}
+    weights = {tensor.name for tensor in model.graph.initializer}
+    taken = [value for value in model.graph.input if value.name not in weights]
+    inputs = {value.name for value in taken}
     outputs = {value.name for value in model.graph.output}
     if not {"input_ids", "attention_mask"} <= inputs <= _INPUTS or "logits" not in outputs:
         raise UnsupportedError(
@@ -103,6 +124,8 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
             f"{', '.join(sorted(outputs))}; a classifier takes {', '.join(sorted(_INPUTS))} "
             "and gives logits"
         )
+    if any(value.type.tensor_type.elem_type != TensorProto.INT64 for value in taken):
+        raise UnsupportedError(f"{path.name} takes ids that are not int64; export it again")
     opset = max((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), default=0)
     if not 0 < opset <= _NEWEST_OPSET:
         raise UnsupportedError(
@@ -119,8 +142,9 @@ def max_positions(checkpoint: Checkpoint) -> int:
         rows = config.get(name)
         if type(rows) is int and rows > 0:
             pad = config.get("pad_token_id")
-            kept = checkpoint.architecture in _AFTER_PADDING and type(pad) is int
-            return rows - (pad + 1 if kept else 0)
+            if checkpoint.architecture in _AFTER_PADDING and isinstance(pad, int):
+                rows -= pad + 1
+            return int(rows)
     return 512
 
 

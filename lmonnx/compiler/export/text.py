@@ -23,7 +23,7 @@ COMPANIONS = (
     "tokenizer_config.json",
     "special_tokens_map.json",
 )
-_UNLIMITED = 10**9  # transformers writes 1e30 where a tokenizer has no limit
+_UNLIMITED = 10**9
 
 
 def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> TextSpec:
@@ -47,8 +47,6 @@ def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> Text
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, draft.file(name))
     _check_ids(tokenizer, checkpoint)
-    limit = settings.get("model_max_length")
-    tokens = int(limit) if isinstance(limit, int | float) and 0 < limit < _UNLIMITED else positions
     pad_type = settings.get("pad_token_type_id", 0)
     return TextSpec(
         source=TokenizerSpec(
@@ -58,7 +56,7 @@ def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> Text
             truncation_side=_side(settings, "truncation_side"),
             pad_type_id=pad_type if type(pad_type) is int else 0,
         ),
-        max_length=min(tokens, positions),
+        max_length=min(_limit(settings), positions),
     )
 
 
@@ -74,7 +72,10 @@ def _tokenizer(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Tokenizer
             path = checkpoint.path / TOKENIZER
             raise StageError(f"{path} is not a tokenizer ({error}); fetch it again") from error
     if kind and all((checkpoint.path / name).is_file() for name in kind.files):
-        return kind.build(checkpoint, settings)
+        try:
+            return kind.build(checkpoint, settings)
+        except (TypeError, ValueError, AttributeError) as error:
+            raise StageError(f"tokenizer_config.json or added_tokens.json: {error}") from error
     wanted = " + ".join(kind.files) if kind else "a vocabulary that can be read here"
     raise UnsupportedError(
         f"{checkpoint.repo} has neither {TOKENIZER} nor {wanted}; save it once with "
@@ -91,8 +92,11 @@ def _wordpiece(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Tokenizer
     if settings.get("do_basic_tokenize") is False:
         raise UnsupportedError("do_basic_tokenize false is not built here; add tokenizer.json")
     lines = _text(checkpoint, "vocab.txt").split("\n")
-    vocabulary = {token: index for index, token in enumerate(lines[:-1] if not lines[-1] else lines)}
+    pieces = lines if lines[-1] else lines[:-1]
+    vocabulary = {token: index for index, token in enumerate(pieces)}
     special = _special_tokens(checkpoint, settings, "[{}]")
+    if special["unk"].content not in vocabulary:
+        raise StageError(f"vocab.txt lacks the token for unknown words, {special['unk'].content!r}")
     tokenizer = Tokenizer(models.WordPiece(vocabulary, unk_token=special["unk"].content))
     tokenizer.normalizer = normalizers.BertNormalizer(
         clean_text=True,
@@ -120,23 +124,26 @@ def _byte_bpe(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Tokenizer:
     """
     vocabulary = checkpoint.json_file("vocab.json") or {}
     lines = _text(checkpoint, "merges.txt").split("\n")
-    merges = [tuple(line.split(" ")) for line in lines if line and not line.startswith("#version")]
-    if any(len(merge) != 2 for merge in merges):
+    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
+    if any(len(pair) != 2 for pair in pairs):
         raise StageError("merges.txt has a line that is not two tokens; fetch it again")
+    merges = [(first, second) for first, second in pairs]
     prefix = settings.get("add_prefix_space", False)
     special = _special_tokens(checkpoint, settings, "<{}>", cls="<s>", sep="</s>")
     try:
         model = models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="")
     except Exception as error:  # the package raises plain Exception
-        raise StageError(f"vocab.json and merges.txt do not fit together ({error})") from error
+        said = " ".join(str(error).split())
+        raise StageError(f"vocab.json and merges.txt do not fit together ({said})") from error
     tokenizer = Tokenizer(model)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
     tokenizer.decoder = decoders.ByteLevel()
     _add_tokens(tokenizer, checkpoint, settings, special)
     cls, sep = special["cls"].content, special["sep"].content
+    # Both by position: tokenizers 0.23 renamed `cls`.
     tokenizer.post_processor = RobertaProcessing(
-        sep=(sep, _id(tokenizer, sep)),
-        cls=(cls, _id(tokenizer, cls)),
+        (sep, _id(tokenizer, sep)),
+        (cls, _id(tokenizer, cls)),
         add_prefix_space=prefix,
         trim_offsets=settings.get("trim_offsets", True),
     )
@@ -223,8 +230,8 @@ def _add_tokens(
     """Add the tokens of tokenizer_config.json and added_tokens.json under their stated ids."""
     listed = settings.get("added_tokens_decoder") or {}
     by_id = {int(index): _added(token) for index, token in listed.items()}
-    for token, index in (checkpoint.json_file("added_tokens.json") or {}).items():
-        by_id.setdefault(index, AddedToken(token, normalized=True))
+    for content, index in (checkpoint.json_file("added_tokens.json") or {}).items():
+        by_id.setdefault(index, AddedToken(content, normalized=True))
     for index in sorted(by_id):
         token = by_id[index]
         add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
@@ -260,6 +267,13 @@ def _pad_id(tokenizer: Tokenizer, checkpoint: Checkpoint, settings: Mapping[str,
     if index is None:
         index = checkpoint.config.get("pad_token_id")
     return index if type(index) is int else 0
+
+
+def _limit(settings: Mapping[str, Any]) -> int:
+    """Return model_max_length where it is one; transformers writes 1e30 for no limit."""
+    limit = settings.get("model_max_length")
+    stated = isinstance(limit, int | float) and not isinstance(limit, bool) and limit >= 1
+    return int(limit) if stated and limit is not None and limit < _UNLIMITED else _UNLIMITED
 
 
 def _side(settings: Mapping[str, Any], name: str) -> Side:

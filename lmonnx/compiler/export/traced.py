@@ -61,8 +61,12 @@ def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
                 framework="pt",
             )
         except (ValueError, KeyError) as error:
-            raise UnsupportedError(f"optimum: {str(error).splitlines()[0]}") from error
+            raise UnsupportedError(f"optimum: {_first_line(error)}") from error
         except Exception as error:
             raise StageError(
-                f"optimum failed on {checkpoint.repo}: {str(error).splitlines()[0]}"
+                f"optimum failed on {checkpoint.repo}: {_first_line(error)}"
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.bundle.bundle import Bundle
-from lmonnx.errors import InputError
+from lmonnx.errors import BundleError, InputError
 from lmonnx.runtime.batch import MAX_TOKENS, batches
+from lmonnx.runtime.kernels import int8_is_exact
 from lmonnx.runtime.session import Session, SessionConfig
 from lmonnx.runtime.tokenizer import Long, Text, Tokenizer
 
@@ -25,10 +26,16 @@ class Pipeline:
         self, bundle: Bundle, config: SessionConfig | None = None, *, long: Long | str = Long.WINDOW
     ) -> None:
         text = bundle.manifest.text
-        graph = bundle.manifest.graphs["model"]
+        graph = bundle.manifest.graphs.get("model")
+        if graph is None:
+            raise BundleError(f"{bundle.path} has no graph called model; export it again")
         self.bundle = bundle
         self.tokenizer = Tokenizer(bundle.file(text.source.file), text)
-        self.session = Session(bundle.file(graph.file), graph, config or SessionConfig())
+        # No CPU is known whose kernel saturates on 7-bit weights; one that does is made to widen.
+        precise = "MatMulIntegerToFloat" in graph.operators and not int8_is_exact()
+        self.session = Session(
+            bundle.file(graph.file), graph, config or SessionConfig(), precise=precise
+        )
         self._long = long_policy(long)
         self._spec = text.source
 
@@ -49,12 +56,15 @@ class Pipeline:
             max_tokens: B × S of a batch.
         """
         for start in range(0, len(texts), LOOK_AHEAD):
-            encodings = self.tokenizer.encode(texts[start : start + LOOK_AHEAD], long or self._long)
+            chunk = texts[start : start + LOOK_AHEAD]
+            encodings = self.tokenizer.encode(chunk, long or self._long, first=start)
             rows: list[NDArray[Any]] = [np.empty(0)] * len(encodings)
             for batch in batches(
                 encodings, self._spec, self.session.inputs, max_tokens=max_tokens
             ):  # ids → (B, S)
                 outputs = self.session.run(batch.inputs)[name]  # (B, …)
+                if outputs.shape[:1] != (len(batch.places),):
+                    raise BundleError(f"{self.bundle.path}: {name} has not one row a text")
                 for place, row in zip(batch.places, outputs, strict=True):
                     rows[place] = row
             windows = zip(encodings, rows, strict=True)

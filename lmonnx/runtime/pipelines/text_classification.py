@@ -19,6 +19,7 @@ from lmonnx.runtime.session import SessionConfig
 from lmonnx.runtime.tokenizer import Long, Text
 
 Item = Text | Mapping[str, str]
+_LOGITS = "logits"
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +54,11 @@ class TextClassifier(Pipeline):
             raise BundleError(f"{bundle.path} has no labels; export it as text-classification")
         super().__init__(bundle, config, long=long)
         self.head: Head = head
+        if _LOGITS not in {output.name for output in bundle.manifest.graphs["model"].outputs}:
+            raise BundleError(f"{bundle.path}: the graph gives no {_LOGITS}; export it again")
 
     @overload
-    def __call__(
+    def __call__(  # type: ignore[overload-overlap]  # a str is a Sequence[str] too
         self, texts: Item, *, top_k: int | None = 1, long: Long | str | None = None
     ) -> Classification: ...
 
@@ -83,8 +86,12 @@ class TextClassifier(Pipeline):
         Raises:
             InputError: A text is no text, too long with "error", or an option is wrong.
         """
+        if top_k is not None and (type(top_k) is not int or top_k < 1):
+            raise InputError(f"top_k is {top_k!r}, must be at least 1, or None for all labels")
         if one := isinstance(texts, str | Mapping) or _is_pair(texts):
             texts = [texts]  # type: ignore[list-item]
+        if not isinstance(texts, Iterable):
+            raise InputError(f"{type(texts).__name__} is no text, nor a list of texts")
         scores = self.scores([as_text(item) for item in texts], long=long)
         answers = [self._answer(row, windows, top_k) for row, windows in scores]
         return answers[0] if one else answers
@@ -100,10 +107,11 @@ class TextClassifier(Pipeline):
         while chunk := list(islice(source, LOOK_AHEAD)):
             yield from self(chunk, top_k=top_k, long=long)
 
-    def logits(self, texts: Sequence[Text], *, long: Long | str | None = None) -> NDArray[np.float32]:
+    def logits(
+        self, texts: Sequence[Text], *, long: Long | str | None = None
+    ) -> NDArray[np.float32]:
         """Return what the graph gives before any activation, the mean over windows: (N, C)."""
-        rule = None if long is None else long_policy(long)
-        rows = [windows.mean(axis=0) for windows in self.outputs(texts, "logits", long=rule)]
+        rows = [windows.mean(axis=0) for windows in self._windows(texts, long)]
         shape = (len(rows), len(self.head.labels))
         return np.array(rows, np.float32).reshape(shape)
 
@@ -111,19 +119,22 @@ class TextClassifier(Pipeline):
         self, texts: Sequence[Text], *, long: Long | str | None = None
     ) -> Iterator[tuple[Floats, int]]:
         """Yield each text's scores, (C,), and how many windows they are the mean of."""
-        rule = None if long is None else long_policy(long)
         activation = ACTIVATIONS[self.head.activation]
-        for windows in self.outputs(texts, "logits", long=rule):
-            if windows.shape[-1] != len(self.head.labels):
-                raise BundleError(
-                    f"{self.bundle.path}: the graph gives {windows.shape[-1]} logits, "
-                    f"the manifest names {len(self.head.labels)} labels"
-                )
+        for windows in self._windows(texts, long):
             yield activation(windows.astype(np.float64)).mean(axis=0), len(windows)
 
+    def _windows(self, texts: Sequence[Text], long: Long | str | None) -> Iterator[Floats]:
+        """Yield each text's logits: (windows, C)."""
+        rule = None if long is None else long_policy(long)
+        for windows in self.outputs(texts, _LOGITS, long=rule):
+            if windows.shape[1:] != (len(self.head.labels),) or windows.dtype.kind != "f":
+                raise BundleError(
+                    f"{self.bundle.path}: the graph gives {windows.dtype} of the shape "
+                    f"{windows.shape[1:]}, the manifest names {len(self.head.labels)} labels"
+                )
+            yield windows
+
     def _answer(self, scores: Floats, windows: int, top_k: int | None) -> Classification:
-        if top_k is not None and (type(top_k) is not int or top_k < 1):
-            raise InputError(f"top_k is {top_k!r}, must be at least 1, or None for all labels")
         order = np.argsort(-scores, kind="stable")[:top_k]
         labels = tuple(LabelScore(self.head.labels[i], float(scores[i])) for i in order)
         return Classification(labels[0].label, labels[0].score, labels, windows)

@@ -27,17 +27,17 @@ Embed = Callable[[Scope, Config, LayerSizes], str]
 def bert_classifier(g: Scope, config: Config, classes: int) -> str:
     """Return BertForSequenceClassification's logits: (B, S) → (B, C)."""
     row, sizes = _encode_first(g, config, _bert_embeddings)
-    pooled = blocks.linear(g, row, "pooler.dense", sizes.hidden, sizes.hidden)
+    pooled = blocks.linear_row(g, row, "pooler.dense", sizes.hidden, sizes.hidden)
     pooled = g.op("Tanh", pooled, name="pooler/Tanh")
-    return blocks.linear(g, pooled, "classifier", sizes.hidden, classes)
+    return blocks.linear_row(g, pooled, "classifier", sizes.hidden, classes)
 
 
 def roberta_classifier(g: Scope, config: Config, classes: int) -> str:
     """Return RobertaForSequenceClassification's logits: (B, S) → (B, C)."""
     row, sizes = _encode_first(g, config, _roberta_embeddings)
-    inner = blocks.linear(g, row, "classifier.dense", sizes.hidden, sizes.hidden)
+    inner = blocks.linear_row(g, row, "classifier.dense", sizes.hidden, sizes.hidden)
     inner = g.op("Tanh", inner, name="classifier/Tanh")
-    return blocks.linear(g, inner, "classifier.out_proj", sizes.hidden, classes)
+    return blocks.linear_row(g, inner, "classifier.out_proj", sizes.hidden, classes)
 
 
 def _encode_first(g: Scope, config: Config, embed: Embed) -> tuple[str, LayerSizes]:
@@ -101,9 +101,7 @@ def _positions_after_padding(g: Scope, pad: int) -> str:
     return g.op("Add", count, g.ints(pad), name=f"{scope}/Add")
 
 
-def _sum_embeddings(
-    g: Scope, config: Config, sizes: LayerSizes, positions: str, kinds: str
-) -> str:
+def _sum_embeddings(g: Scope, config: Config, sizes: LayerSizes, positions: str, kinds: str) -> str:
     """Return norm(word + type + position): (B, S, E)."""
     scope, hidden = "embeddings", sizes.hidden
     config.integer("pad_token_id", 0, least=0)

@@ -48,6 +48,15 @@ def linear(g: Scope, x: str, name: str, wide: int, out: int, *, bias: bool = Tru
     return g.op("Add", y, vector(g, f"{name}.bias", out), name=f"{name}/Add")
 
 
+def linear_row(g: Scope, x: str, name: str, wide: int, out: int) -> str:
+    """Return x·Wᵀ + b of a head, one row a text: (B, wide) → (B, out).
+
+    A Gemm, where an encoder's layers are MatMul: heads stay in float32 when layers are quantized.
+    """
+    weight = g.graph.weight(f"{name}.weight", g.params.transposed(f"{name}.weight", out, wide))
+    return g.op("Gemm", x, weight, vector(g, f"{name}.bias", out), name=f"{name}/Gemm")
+
+
 def vector(g: Scope, name: str, size: int) -> str:
     """Store a (size,) tensor of the checkpoint."""
     return g.graph.weight(name, g.params.read(name, size))

@@ -26,6 +26,7 @@ INERT = frozenset(
     pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
     initializer_factor language model_max_length training_args vocab_size_or_config_json_file
     attn_implementation auto_map custom_pipelines sentence_transformers adapters onnx
+    tf_legacy_loss tie_encoder_decoder use_bfloat16
     """.split()
 )
 

@@ -29,6 +29,8 @@ def distilbert_classifier(g: Scope, config: Config, classes: int) -> str:
         activation=config.choice("activation", blocks.ACTIVATIONS, "gelu"),
     )
     config.flag("sinusoidal_pos_embds", default=False)  # the table is in the checkpoint either way
+    for name in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
+        config.only(name, False)
     config.only("pruned_heads", {})
     x = _embeddings(g, config, sizes)
     mask = blocks.additive_mask(g, "attention_mask")
@@ -39,9 +41,9 @@ def distilbert_classifier(g: Scope, config: Config, classes: int) -> str:
         prefix = f"transformer.layer.{layer}."
         x = blocks.post_norm_layer(g, x, mask, prefix, _NAMES, sizes, rows=rows)
     row = blocks.drop_axis(g, x, "transformer.first")
-    inner = blocks.linear(g, row, "pre_classifier", sizes.hidden, sizes.hidden)
+    inner = blocks.linear_row(g, row, "pre_classifier", sizes.hidden, sizes.hidden)
     inner = g.op("Relu", inner, name="pre_classifier/Relu")
-    return blocks.linear(g, inner, "classifier", sizes.hidden, classes)
+    return blocks.linear_row(g, inner, "classifier", sizes.hidden, classes)
 
 
 def _embeddings(g: Scope, config: Config, sizes: LayerSizes) -> str:

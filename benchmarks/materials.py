@@ -1,0 +1,95 @@
+"""Make what the contenders are given: checkpoints of random weights, bundles, float32 graphs.
+
+Everything lies in build/bench-cache/<model>; a bundle is made anew when lmonnx's code changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from environments import ROOT, python_of
+from workload import Workload, locate
+
+CACHE = ROOT / "build" / "bench-cache"
+SOURCES = ("lmonnx/bundle", "lmonnx/compiler", "lmonnx/runtime")
+
+# Bundle → the one it is made from and the stage that makes it; from nothing: the checkpoint.
+STAGES: dict[str, tuple[str, list[str]]] = {
+    "fp32": ("", ["export", "--no-verify"]),
+    "opt": ("fp32", ["optimize"]),
+    "int8": ("opt", ["quantize"]),
+    "int8-tensor": ("opt", ["quantize", "--granularity", "tensor"]),
+}
+# Random weights have no accuracy to lose: their labels hang on nothing.
+UNGATED = ["--max-drop", "1"]
+
+
+class Materials:
+    """The files of one model: `checkpoint`, a cache folder, and what was made from it."""
+
+    def __init__(self, workload: Workload, model: Path | None = None) -> None:
+        self._random = "random" in workload.model and model is None
+        name = workload.model.get("random", "")
+        self.checkpoint = model or (
+            CACHE / f"{name}-random" / "checkpoint" if name else locate(workload.model)
+        )
+        self.name = f"{name}-random" if self._random else self.checkpoint.resolve().name
+        self.cache = CACHE / self.name
+        self.cache.mkdir(parents=True, exist_ok=True)
+        self._given: dict[str, Path] = {}
+        if self._random and not (self.checkpoint / "config.json").is_file():
+            run_in("lmonnx", "benchmarks/random_bert.py", str(self.checkpoint))
+
+    def give(self, name: str, bundle: Path | None) -> None:
+        """Use a bundle that is there already."""
+        if bundle:
+            self._given[name] = bundle.resolve()
+
+    def bundle(self, name: str) -> Path:
+        """Return a bundle of STAGES, made with lmonnx's own commands if need be."""
+        if name in self._given:
+            return self._given[name]
+        base, stage = STAGES[name]
+        source = self.bundle(base) if base else self.checkpoint
+        command = [*stage, *(UNGATED if self._random and stage[0] == "quantize" else [])]
+        target, stamp = self.cache / name, self.cache / f"{name}.stamp"
+        wanted = _digest(command, source)
+        if not (stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted):
+            shutil.rmtree(target, ignore_errors=True)
+            verb, *options = command
+            run_in("lmonnx", "-m", "lmonnx", verb, str(source), "-o", str(target), *options)
+            stamp.write_text(wanted, encoding="utf-8")
+            if name == "fp32":  # what onnxruntime's tool made of its graph is of no use any more
+                shutil.rmtree(self.cache / "quantize-dynamic", ignore_errors=True)
+        return target
+
+    def graphs(self) -> dict[str, str]:
+        """Return float32 ONNX files of the model: lmonnx's, and optimum's."""
+        run_in("optimum", "benchmarks/contenders/optimum_pipeline.py", *self._optimum())
+        return {
+            "lmonnx graph": str(self.bundle("fp32") / "onnx" / "model.onnx"),
+            "optimum graph": str(self.cache / "optimum" / "model.onnx"),
+        }
+
+    def _optimum(self) -> Sequence[str]:
+        return str(self.checkpoint), str(self.cache)
+
+
+def run_in(environment: str, *command: str) -> None:
+    """Run python in an environment; what it prints goes to standard error."""
+    subprocess.run([str(python_of(environment)), *command], check=True, cwd=ROOT, stdout=sys.stderr)
+
+
+def _digest(command: Sequence[str], source: Path) -> str:
+    """Return what a bundle hangs on: the command, its input and the code of the stages."""
+    seen = hashlib.sha256(repr([*command, source.resolve().name]).encode())
+    code = (path for folder in SOURCES for path in sorted((ROOT / folder).rglob("*.py")))
+    configs = [source / "config.json", source / "lmonnx.json"]
+    for path in [*code, *(path for path in configs if path.is_file())]:
+        seen.update(path.read_bytes())
+    return seen.hexdigest()

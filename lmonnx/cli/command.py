@@ -1,0 +1,116 @@
+"""What every command shares: --debug, and errors → one line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from contextlib import suppress
+from importlib.util import find_spec
+from typing import Any
+
+import click
+
+from lmonnx.cli.render import printable
+from lmonnx.errors import LmonnxError, UnsupportedError
+
+INTERRUPTED, CLOSED_PIPE = 130, 141  # 128 + SIGINT and SIGPIPE, as shells count them
+
+_DEBUG = "lmonnx.debug"
+_EXTRA = ("onnx", "ml_dtypes")  # of the export extra, what every stage needs
+
+
+class Command(click.Command):
+    """A command that also takes --debug."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_debug_option())
+
+
+class Commands(click.Group):
+    """A group whose commands' errors end in one line on standard error and an exit code."""
+
+    command_class = Command
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.params.append(_debug_option())
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Return the names in the order of the pipeline, not of the alphabet."""
+        return list(self.commands)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Run the command; an error exits with its code after one line, or with --debug more."""
+        try:
+            return super().invoke(ctx)
+        except (click.exceptions.Exit, click.ClickException, click.Abort):
+            raise
+        except BaseException as error:
+            code = _exit_code(error)
+            if code is None:
+                raise
+            if line := _explained(error):
+                if ctx.meta.get(_DEBUG):
+                    traceback.print_exc()
+                click.echo(f"error: {printable(line)}", err=True)
+            if isinstance(error, OSError):
+                _discard_output()
+            ctx.exit(code)
+
+
+def require_extra(command: str) -> None:
+    """Refuse a command of the compiler where its packages are missing.
+
+    Raises:
+        UnsupportedError: One is missing; the message has the pip command that brings it.
+    """
+    if missing := [package for package in _EXTRA if find_spec(package) is None]:
+        raise UnsupportedError(
+            f"lmonnx {command} needs {missing[0]}: pip install 'lmonnx[export,cpu]'"
+        )
+
+
+def _debug_option() -> click.Option:
+    def remember(ctx: click.Context, _: click.Parameter, value: bool) -> None:  # noqa: FBT001
+        ctx.meta[_DEBUG] = value or ctx.meta.get(_DEBUG, False)  # one `meta` for all contexts
+
+    return click.Option(
+        ["--debug"],
+        is_flag=True,
+        expose_value=False,
+        callback=remember,
+        help="Show where an error comes from.",
+    )
+
+
+def _exit_code(error: BaseException) -> int | None:
+    if isinstance(error, LmonnxError):
+        return error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return INTERRUPTED
+    if isinstance(error, BrokenPipeError):
+        return CLOSED_PIPE
+    return 1 if isinstance(error, Exception) else None
+
+
+def _explained(error: BaseException) -> str | None:
+    """Return the line for the user; None where silence is right."""
+    if isinstance(error, KeyboardInterrupt | BrokenPipeError):
+        return None
+    if isinstance(error, LmonnxError):
+        return str(error)
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return f"unexpected {type(error).__name__}: {error}; run again with --debug"
+
+
+def _discard_output() -> None:
+    """Point standard output at nothing, so that Python's last flush has nothing to fail on.
+
+    Source:
+        docs.python.org/3/library/signal.html, "Note on SIGPIPE".
+    """
+    with suppress(AttributeError, OSError, ValueError):  # no stdout, or one without a descriptor
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

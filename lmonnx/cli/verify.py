@@ -1,0 +1,93 @@
+"""The command that compares a bundle with a reference: verify."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lmonnx.bundle.bundle import Bundle
+from lmonnx.bundle.fields import encode
+from lmonnx.bundle.manifest import Parity
+from lmonnx.cli import options, render
+from lmonnx.cli.bars import bars, is_watched
+from lmonnx.cli.command import Command, require_extra
+from lmonnx.errors import ParityError
+from lmonnx.measure.parity import measure_parity, read_golden, require_parity
+from lmonnx.runtime.loading import load
+
+
+@click.command(
+    cls=Command,
+    short_help="Compare a bundle with a reference.",
+    epilog="""\b
+Examples:
+  lmonnx verify sst2 --against distilbert/distilbert-base-uncased-finetuned-sst-2-english
+  lmonnx verify sst2-int8 --golden golden.json --json
+""",
+)
+@options.bundle
+@click.option("--against", metavar="CHECKPOINT", help="Compare with transformers, run here.")
+@click.option(
+    "--golden",
+    type=options.PATH,
+    metavar="FILE",
+    help="Compare with stored answers: JSON with source, texts and logits.",
+)
+@options.as_json
+def verify(*, bundle: Path, against: str | None, golden: Path | None, as_json: bool) -> None:
+    """Compare BUNDLE's logits with a reference's; too far apart ends in exit code 3.
+
+    float32 may differ by 1e-4 of the logits' range; int8 may give another label to 3% of the
+    texts. What --against finds is stored in the bundle if it is near enough.
+    """
+    if (against is None) == (golden is None):
+        raise click.UsageError("give one reference: --against CHECKPOINT or --golden FILE")
+    if golden is not None:
+        model = load(bundle)
+        parity = measure_parity(model, read_golden(golden))
+        _report(parity, model.bundle, as_json=as_json)
+    else:
+        _verify_against(Bundle.open(bundle), str(against), as_json=as_json)
+
+
+def _verify_against(bundle: Bundle, source: str, *, as_json: bool) -> None:
+    require_extra("verify --against")
+    from lmonnx.bundle.draft import record
+    from lmonnx.compiler.checkpoint import open_checkpoint
+    from lmonnx.compiler.stage import make_step
+    from lmonnx.compiler.verify import verify_against
+
+    checkpoint = open_checkpoint(source, progress=is_watched())
+    with bars() as progress:
+        parity = verify_against(bundle, checkpoint, progress=progress)
+    _report(parity, bundle, as_json=as_json)
+    reference = {"against": checkpoint.repo, "revision": checkpoint.revision}
+    record(bundle, make_step("verify", reference, parity=(parity,)))
+
+
+def _report(parity: Parity, bundle: Bundle, *, as_json: bool) -> None:
+    """Print the figures, and only then refuse them.
+
+    Raises:
+        ParityError: They are too far from the reference's.
+    """
+    missed: ParityError | None = None
+    try:
+        require_parity(parity, bundle.manifest.precision)
+    except ParityError as error:
+        missed = error
+    if as_json:
+        render.say(render.to_json({**encode(parity), "passed": missed is None}))
+    else:
+        render.figures(
+            {
+                "reference": f"{parity.reference}, {parity.texts} texts",
+                "max |Δlogit|": f"{parity.max_difference:.2e}",
+                "of the range": f"{parity.relative:.2e}",
+                "same label": f"{parity.agreement:.2%}",
+                "parity": "missed" if missed else "held",
+            }
+        )
+    if missed:
+        raise missed

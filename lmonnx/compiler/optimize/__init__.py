@@ -1,0 +1,84 @@
+"""Bundle → same answers from fewer nodes: onnxruntime's own fusions, done once and counted."""
+
+from __future__ import annotations
+
+import tempfile
+from pathlib import Path
+
+import onnx
+
+from lmonnx.bundle.bundle import Bundle
+from lmonnx.bundle.draft import draft_at
+from lmonnx.bundle.manifest import GraphSpec, Parity
+from lmonnx.compiler.graph import load_graph, save_graph
+from lmonnx.compiler.optimize.fusions import check_fusions, fused_counts
+from lmonnx.compiler.stage import MODEL_FILE, copy_text, finish, make_step
+from lmonnx.errors import StageError
+from lmonnx.measure.parity import Golden, measure_parity, require_parity
+from lmonnx.measure.sentences import parity_sentences
+from lmonnx.measure.speed import load_ms
+from lmonnx.runtime.pipelines.text_classification import TextClassifier
+from lmonnx.runtime.session import save_optimized
+from lmonnx.runtime.tokenizer import Long
+
+
+def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
+    """Fuse a bundle's graph and hold the result to the input's answers.
+
+    The manifest's step counts every fused operator and gives the load times of both bundles.
+
+    Args:
+        bundle: A bundle whose graph is as it was exported.
+        target: The new bundle's folder.
+        force: Replace a bundle that is there.
+
+    Raises:
+        StageError: The graph is optimized already, or a fusion that its operators must give
+            did not happen.
+        ParityError: The fused graph answers differently.
+    """
+    graph = bundle.manifest.graphs["model"]
+    if graph.optimized:
+        raise StageError(f"{bundle.path} is optimized already; quantize it, or use it as it is")
+    with draft_at(target, force=force) as draft:
+        copy_text(draft, bundle)
+        spec = _fuse(bundle, graph, draft.file(MODEL_FILE))
+        check_fusions(graph.operators, spec.operators)
+        manifest = bundle.manifest.replace_graph(spec)
+        finish(draft, manifest)
+        made = Bundle.open(draft.path, verify=False)
+        parity = _parity(bundle, made)
+        metrics = {
+            "fused": fused_counts(spec.operators),
+            "nodes": [sum(g.operators.values()) for g in (graph, spec)],
+            "load_ms": [round(load_ms(b), 1) for b in (bundle, made)],
+        }
+        step = make_step("optimize", {}, parity=(parity,), metrics=metrics)
+        finish(draft, manifest.with_step(step))
+    return Bundle.open(target, verify=False)
+
+
+def _parity(bundle: Bundle, made: Bundle) -> Parity:
+    texts = tuple(parity_sentences())
+    reference = TextClassifier(bundle).logits(texts, long=Long.TRUNCATE)
+    parity = measure_parity(TextClassifier(made), Golden("the input bundle", texts, reference))
+    require_parity(parity, made.manifest.precision)
+    return parity
+
+
+def _fuse(bundle: Bundle, graph: GraphSpec, path: Path) -> GraphSpec:
+    with tempfile.TemporaryDirectory(prefix=".fused-", dir=path.parent) as folder:
+        fused = Path(folder) / "fused.onnx"
+        save_optimized(bundle.file(graph.file), fused)
+        model = load_graph(fused)
+        model.ir_version = load_graph(bundle.file(graph.file)).ir_version
+        _drop_unused_domains(model)
+        return save_graph(model, fused.parent, path, MODEL_FILE, optimized=True)
+
+
+def _drop_unused_domains(model: onnx.ModelProto) -> None:
+    """Keep the opsets that the nodes use: onnxruntime lists every domain it knows."""
+    used = {node.domain for node in model.graph.node} | {""}
+    kept = [opset for opset in model.opset_import if opset.domain in used]
+    del model.opset_import[:]
+    model.opset_import.extend(kept)

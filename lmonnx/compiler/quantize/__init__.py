@@ -1,0 +1,169 @@
+"""Bundle → int8 bundle, accepted only when the gate has measured that it answers as well."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+from lmonnx.bundle.bundle import Bundle
+from lmonnx.bundle.draft import Draft, draft_at
+from lmonnx.bundle.manifest import Manifest, Precision
+from lmonnx.compiler.graph import load_graph
+from lmonnx.compiler.quantize.dynamic import Granularity, find_layers, write_int8
+from lmonnx.compiler.quantize.gate import Drop, Gate
+from lmonnx.compiler.quantize.sensitivity import rank_layers
+from lmonnx.compiler.stage import MODEL_FILE, copy_text, finish, make_step
+from lmonnx.errors import GateError, InputError, StageError
+from lmonnx.measure.datasets import Example
+from lmonnx.measure.sentences import gate_sentences, parity_sentences
+from lmonnx.progress import Progress, silent
+from lmonnx.runtime.pipelines.text_classification import TextClassifier
+
+__all__ = ["Granularity", "Method", "quantize"]
+
+_UNASKED = 4  # at most a quarter of the layers is widened unasked
+
+
+class Method(StrEnum):
+    """How weights and activations become integers."""
+
+    DYNAMIC = "dynamic"
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What to make of a bundle: which layers exist, and which the user keeps."""
+
+    bundle: Bundle
+    granularity: Granularity
+    layers: tuple[str, ...]
+    kept: tuple[str, ...]
+
+    @property
+    def quota(self) -> int:
+        return len(self.layers) // _UNASKED
+
+
+def quantize(
+    bundle: Bundle,
+    target: Path,
+    *,
+    method: str = Method.DYNAMIC,
+    granularity: str = Granularity.ROW,
+    examples: Sequence[Example] | None = None,
+    max_drop: float = 0.01,
+    keep: Collection[str] = (),
+    force: bool = False,
+    progress: Progress = silent,
+) -> Bundle:
+    """Write an int8 bundle whose measured drop is at most `max_drop`.
+
+    Over the limit, the layers that cost most are widened to float32, worst first, up to a quarter
+    of all. The step in the manifest holds the drop, its interval, and what was widened.
+
+    Args:
+        bundle: A float32 bundle, optimized or not.
+        target: The new bundle's folder.
+        method: Only dynamic: activations are scaled as they come.
+        granularity: What shares an activation scale.
+        examples: Labelled text for the gate; without it 500 shipped sentences serve.
+        max_drop: Of accuracy, in [0, 1].
+        keep: Patterns of layer names that stay in float32, such as "layer.11." or "*output*".
+        force: Replace a bundle that is there.
+        progress: Told how far the gate is.
+
+    Raises:
+        GateError: The drop stays over the limit; nothing is written.
+        StageError: There is nothing to quantize.
+        InputError: An option is wrong.
+    """
+    if not 0 <= max_drop <= 1:
+        raise InputError(f"max_drop is {max_drop}, must be between 0 and 1")
+    plan = _plan(bundle, Granularity(granularity), keep)
+    texts = gate_sentences() if examples is None else [example.text for example in examples]
+    gate = Gate.open(TextClassifier(bundle), texts, examples, progress)
+    options = {
+        "method": Method(method).value,
+        "granularity": plan.granularity.value,
+        "max_drop": max_drop,
+        "keep": sorted(keep),
+    }
+    with draft_at(target, force=force) as draft:
+        widened, drop, manifest = _accepted(plan, draft, gate, max_drop, progress)
+        metrics = {**drop.as_metrics(), "layers": len(plan.layers), "widened": widened}
+        if drop.interval[1] - drop.interval[0] > 2 * max_drop:
+            metrics["warning"] = "the interval is wider than the limit; give more labelled text"
+        finish(draft, manifest.with_step(make_step("quantize", options, metrics=metrics)))
+    return Bundle.open(target, verify=False)
+
+
+def _plan(bundle: Bundle, granularity: Granularity, keep: Collection[str]) -> _Plan:
+    if bundle.manifest.precision is not Precision.FLOAT32:
+        raise StageError(
+            f"{bundle.path} is {bundle.manifest.precision} already; give a float32 one"
+        )
+    graph = bundle.manifest.graphs["model"]
+    names = tuple(layer.name for layer in find_layers(load_graph(bundle.file(graph.file))))
+    if not names:
+        raise StageError(f"{bundle.path} has no product with constant weights to quantize")
+    kept: set[str] = set()
+    for pattern in keep:
+        found = {name for name in names if fnmatchcase(name, f"*{pattern.strip('*')}*")}
+        if not found:
+            raise InputError(f"no layer matches --keep {pattern}; the first is {names[0]}")
+        kept |= found
+    layers = tuple(name for name in names if name not in kept)
+    return _Plan(bundle, granularity, layers, tuple(sorted(kept)))
+
+
+def _accepted(
+    plan: _Plan, draft: Draft, gate: Gate, max_drop: float, progress: Progress
+) -> tuple[list[str], Drop, Manifest]:
+    """Return the first form that passes: what was widened, what it loses, its manifest."""
+    copy_text(draft, plan.bundle)
+    for widened in _forms(plan, progress):
+        manifest = _write(plan, draft, widened)
+        drop = gate.measure(TextClassifier(Bundle.open(draft.path, verify=False)), progress)
+        if drop.value <= max_drop:
+            return widened, drop, manifest
+    raise GateError(
+        f"{drop.measured} drops by {drop.value:.4f} "
+        f"(95%: {drop.interval[0]:.4f} to {drop.interval[1]:.4f}) on {drop.texts} texts with "
+        f"{plan.quota} of {len(plan.layers)} layers in float32, more than --max-drop {max_drop}; "
+        "nothing was written. Allow more, keep more layers with --keep, or check the data"
+    )
+
+
+def _forms(plan: _Plan, progress: Progress) -> Iterator[list[str]]:
+    """Yield what to widen: nothing, then the worst layer, the two worst, four, … a quarter."""
+    yield []
+    if not plan.quota:
+        return
+    ranked = rank_layers(
+        plan.bundle,
+        plan.layers,
+        parity_sentences(),
+        granularity=plan.granularity,
+        progress=progress,
+    )
+    count = 1
+    while count < plan.quota:
+        yield ranked[:count]
+        count *= 2
+    yield ranked[: plan.quota]
+
+
+def _write(plan: _Plan, draft: Draft, widened: Sequence[str]) -> Manifest:
+    graph = plan.bundle.manifest.graphs["model"]
+    spec = write_int8(
+        plan.bundle.file(graph.file),
+        draft.file(MODEL_FILE),
+        MODEL_FILE,
+        granularity=plan.granularity,
+        layers=[name for name in plan.layers if name not in widened],
+        optimized=graph.optimized,
+    )
+    return finish(draft, plan.bundle.manifest.replace_graph(spec, precision=Precision.INT8))

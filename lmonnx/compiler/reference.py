@@ -1,0 +1,86 @@
+"""A checkpoint's own answers, by transformers; the one door to it."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from collections.abc import Sequence
+from importlib.util import find_spec
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmonnx.compiler.checkpoint import Checkpoint
+from lmonnx.errors import StageError, UnsupportedError
+from lmonnx.runtime.tokenizer import Text
+
+BATCH = 8  # padded batches of mixed length: padding must not change an answer
+
+
+def is_installed() -> bool:
+    """Say whether torch and transformers are there."""
+    return all(find_spec(name) is not None for name in ("torch", "transformers"))
+
+
+def reference_logits(checkpoint: Checkpoint, texts: Sequence[Text]) -> NDArray[np.float32]:
+    """Return a classifier's logits, (N, C), in float32 arithmetic, from padded batches.
+
+    No code of the checkpoint is run, and nothing is downloaded.
+
+    Raises:
+        UnsupportedError: transformers or torch is not installed.
+        StageError: transformers cannot load the checkpoint.
+    """
+    if not is_installed():
+        raise UnsupportedError(
+            "comparing with a checkpoint needs transformers and torch: "
+            "pip install 'lmonnx[optimum,cpu]', or verify against a golden file (--golden)"
+        )
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return _logits(checkpoint, texts)
+
+
+def _logits(checkpoint: Checkpoint, texts: Sequence[Text]) -> NDArray[np.float32]:
+    import torch
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    options = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **options)
+        model = AutoModelForSequenceClassification.from_pretrained(
+            checkpoint.path, dtype=torch.float32, **options
+        ).eval()
+    except (OSError, ValueError, RuntimeError, ImportError) as error:
+        raise StageError(
+            f"transformers cannot load {checkpoint.repo}: {str(error).splitlines()[0]}"
+        ) from error
+    limit = min(tokenizer.model_max_length, _positions(model.config))
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), BATCH):
+            chosen = list(texts[start : start + BATCH])
+            batch = tokenizer(
+                *_columns(chosen),
+                padding=True,
+                truncation=True,
+                max_length=limit,
+                return_tensors="pt",
+            )
+            rows.append(model(**batch).logits.float().numpy())
+    return np.concatenate(rows)
+
+
+def _columns(texts: list[Text]) -> list[list[str]]:
+    """Return the texts, and beside them their pairs if there are any."""
+    if all(isinstance(text, str) for text in texts):
+        return [[str(text) for text in texts]]
+    return [[text[0] for text in texts], [text[1] for text in texts]]
+
+
+def _positions(config: object) -> int:
+    rows = int(getattr(config, "max_position_embeddings", 512))
+    pad = getattr(config, "pad_token_id", None)
+    after_padding = getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert"}
+    return rows - (pad + 1 if after_padding and pad is not None else 0)

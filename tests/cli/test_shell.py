@@ -1,0 +1,139 @@
+"""What the shell sees: closed outputs, interrupts, exit codes, one line an error, bars."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import click
+import pytest
+
+import lmonnx
+from lmonnx.cli import bars, main
+from lmonnx.errors import GateError
+from tests.cli.command_line import only_line, run
+
+TINY = Path(__file__).parents[1] / "golden" / "tiny-bert"
+
+
+def test_closed_standard_output_is_silent(tiny_bundle):
+    command = f'"{sys.executable}" -m lmonnx run "{tiny_bundle}" --file - --json'
+    endless = f"yes 'a good film' | {command} | head -1"
+    done = subprocess.run(endless, shell=True, capture_output=True, timeout=60)
+    assert done.stdout.count(b"\n") == 1
+    assert done.stderr == b""
+
+
+@pytest.mark.parametrize("args", [("--help",), ("doctor",), ("inspect", TINY)])
+def test_a_reader_that_never_reads_is_not_told_of(args):
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "lmonnx", *map(str, args)]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=60)
+    os.close(writer)
+    assert done.stderr == b""
+
+
+def test_without_standard_output_nothing_is_printed_and_nothing_fails(tiny_bundle):
+    command = f'"{sys.executable}" -m lmonnx run "{tiny_bundle}" good >&-'
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
+def test_a_full_disk_is_one_line(tiny_bundle):
+    command = f'"{sys.executable}" -m lmonnx run "{tiny_bundle}" good > /dev/full'
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+
+
+def test_an_interrupt_exits_130_quietly(tiny_bundle):
+    command = [sys.executable, "-m", "lmonnx", "run", str(tiny_bundle), "--file", "-"]
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    with subprocess.Popen(command, **pipes) as running:
+        running.stdin.write(b"good\n" * 2048)  # a whole chunk, whose answers come at once
+        running.stdin.flush()
+        assert running.stdout.readline()
+        running.send_signal(signal.SIGINT)
+        assert running.wait(timeout=30) == 130
+        assert running.stderr.read() == b""
+
+
+def test_plain_output_never_imports_rich(tiny_bundle):
+    code = (
+        "import sys; from lmonnx.cli import main\n"
+        f"main(['run', {str(tiny_bundle)!r}, 'good'], standalone_mode=False)\n"
+        f"main(['inspect', {str(tiny_bundle)!r}], standalone_mode=False)\n"
+        "assert not {'rich', 'onnx', 'torch', 'transformers'} & set(sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
+    assert done.returncode == 0, done.stderr.decode()
+
+
+def test_the_package_runs_as_a_module():
+    command = [sys.executable, "-m", "lmonnx", "--version"]
+    done = subprocess.run(command, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout.decode().split()[-1]) == (0, lmonnx.__version__)
+
+
+def test_debug_shows_where_an_error_comes_from_before_or_after_the_command(tmp_path):
+    for args in (("--debug", "run", tmp_path, "a"), ("run", tmp_path, "a", "--debug")):
+        result = run(*args)
+        assert result.exit_code == 1
+        assert "Traceback" in result.stderr
+        assert result.stderr.splitlines()[-1].startswith("error: ")
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "message"),
+    [
+        (KeyError("x\ny"), 1, "unexpected KeyError: 'x\\ny'; run again with --debug"),
+        (ValueError("a\nb\x1b"), 1, "unexpected ValueError: a\\nb\\x1b; run again with --debug"),
+        (PermissionError(13, "Permission denied", "p"), 1, "p: Permission denied"),
+        (GateError("lost too much"), 3, "lost too much"),
+    ],
+)
+def test_any_error_is_one_line_and_its_exit_code(monkeypatch, tiny_bundle, error, code, message):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("lmonnx.cli.answer.load", fail)
+    assert only_line(run("run", tiny_bundle, "a"), code) == f"error: {message}\n"
+
+
+@pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt(), 130), (BrokenPipeError(), 141)])
+def test_an_interrupt_and_a_closed_pipe_say_nothing(monkeypatch, tiny_bundle, error, code):
+    def fail(*_, **__):
+        raise error
+
+    monkeypatch.setattr("lmonnx.cli.answer.load", fail)
+    result = run("run", tiny_bundle, "a")
+    assert (result.exit_code, result.output) == (code, "")
+
+
+@pytest.mark.parametrize("command", ["export", "optimize", "quantize"])
+def test_without_the_export_extra_the_compiler_says_how_to_get_it(monkeypatch, command, tmp_path):
+    monkeypatch.setattr("lmonnx.cli.command.find_spec", lambda name: None)
+    line = only_line(run(command, tmp_path, "-o", tmp_path / "out"), 1)
+    assert "pip install 'lmonnx[export,cpu]'" in line
+
+
+def test_a_bar_is_drawn_only_after_a_second_and_only_on_a_terminal(monkeypatch, capsys):
+    monkeypatch.setenv("FORCE_COLOR", "1")  # makes rich draw
+    now = [0.0]
+    monkeypatch.setattr(bars, "monotonic", lambda: now[0])
+    with bars.bars() as progress:
+        progress("work", 1, 2)
+    monkeypatch.setattr(bars, "is_watched", lambda: True)
+    with bars.bars() as progress:
+        progress("work", 0, 2)
+        assert capsys.readouterr().err == ""
+        now[0] = 1.5
+        progress("work", 1, 2)
+        assert "work" in capsys.readouterr().err
+    assert capsys.readouterr().out == ""
+
+
+def test_the_group_lists_its_commands_in_the_order_of_the_pipeline():
+    assert main.list_commands(click.Context(main))[:3] == ["export", "optimize", "quantize"]

@@ -1,0 +1,80 @@
+"""The frozen bundle, and what is exported here, against the frozen answers of transformers."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import lmonnx
+from lmonnx.bundle.manifest import Precision
+from lmonnx.errors import InputError, ParityError
+from lmonnx.measure.parity import measure_parity, read_golden, require_parity
+
+HERE = Path(__file__).parent
+MINI = HERE.parents[1] / "models" / "sentiment-mini"
+GOLDENS = ("tiny-bert", "tiny-roberta", "tiny-distilbert", "sentiment-mini")
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_the_frozen_bundle_answers_as_transformers(tiny_bundle, threads):
+    golden = read_golden(HERE / "tiny-bert.json")
+    parity = measure_parity(lmonnx.load(tiny_bundle, threads=threads), golden)
+    require_parity(parity, Precision.FLOAT32)
+    assert parity.texts == 100
+    assert parity.agreement == 1
+    assert parity.relative < 1e-5
+
+
+@pytest.mark.parametrize("name", GOLDENS)
+def test_a_golden_says_what_made_it_and_holds_100_texts(name):
+    stored = json.loads((HERE / f"{name}.json").read_text())
+    assert {"torch", "transformers", "tokenizers"} <= stored["versions"].keys()
+    assert stored["source"].startswith("transformers ")
+    golden = read_golden(HERE / f"{name}.json")
+    assert golden.logits.shape == (100, 2)
+    assert len({text for text in golden.texts if isinstance(text, str)}) > 70
+
+
+def test_a_golden_of_another_model_misses_parity(tiny_model):
+    parity = measure_parity(tiny_model, read_golden(HERE / "tiny-distilbert.json"))
+    with pytest.raises(ParityError, match="of the range on 100 texts, more than 1e-04"):
+        require_parity(parity, Precision.FLOAT32)
+    with pytest.raises(ParityError, match="the label is the same on"):
+        require_parity(parity, Precision.INT8)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "[]",
+        '{"texts": ["a"]}',
+        '{"texts": ["a"], "logits": [[1], [2]]}',
+        '{"texts": [], "logits": []}',
+        '{"texts": [["a"]], "logits": [[1]]}',
+        '{"texts": ["a"], "logits": [["x"]]}',
+        '{"texts": ["a"], "logits": [1]}',
+    ],
+)
+def test_what_is_no_golden_is_one_line(tmp_path, text):
+    (tmp_path / "g.json").write_text(text)
+    with pytest.raises(InputError, match=r"g\.json") as caught:
+        read_golden(tmp_path / "g.json")
+    assert "\n" not in str(caught.value)
+
+
+def test_golden_files_stay_small():
+    files = [path for path in HERE.rglob("*") if path.is_file()]
+    assert sum(path.stat().st_size for path in files if path.suffix == ".json") < 200_000
+    assert sum(p.stat().st_size for p in (HERE / "tiny-bert").rglob("*") if p.is_file()) < 150_000
+
+
+@pytest.mark.compiler
+def test_sentiment_mini_answers_as_transformers(tmp_path):
+    from lmonnx.compiler.checkpoint import open_checkpoint
+    from lmonnx.compiler.export import export
+
+    bundle = export(open_checkpoint(str(MINI)), tmp_path / "bundle")
+    parity = measure_parity(lmonnx.load(bundle.path), read_golden(HERE / "sentiment-mini.json"))
+    require_parity(parity, Precision.FLOAT32)
+    assert parity.agreement == 1

@@ -1,0 +1,66 @@
+"""The optimize stage: what is fused, that nothing is lost, and what is refused."""
+
+import numpy as np
+import onnx
+import pytest
+
+from lmonnx import Bundle, StageError, load
+from lmonnx.compiler.checkpoint import open_checkpoint
+from lmonnx.compiler.export import export
+from lmonnx.compiler.optimize import optimize
+from lmonnx.compiler.optimize.fusions import check_fusions
+from tests import tiny
+from tests.texts import mixed_texts
+
+pytestmark = pytest.mark.compiler
+WRITERS = {
+    "bert": tiny.write_bert,
+    "roberta": tiny.write_roberta,
+    "distilbert": tiny.write_distilbert,
+}
+# Each has two layers: a GELU with its bias and a scaled product a layer. BERT's and RoBERTa's heads
+# end in a Gemm with tanh, DistilBERT's in one with relu.
+FUSED = {"BiasGelu": 2, "FusedMatMul": 2, "FusedGemm": 1}
+
+
+@pytest.fixture(scope="module")
+def optimized(bert_bundle, tmp_path_factory):
+    return optimize(Bundle.open(bert_bundle), tmp_path_factory.mktemp("optimized") / "bundle")
+
+
+@pytest.mark.parametrize("architecture", WRITERS)
+def test_every_architecture_gives_its_fused_operators(architecture, tmp_path):
+    checkpoint = open_checkpoint(str(WRITERS[architecture](tmp_path / "checkpoint")))
+    made = optimize(export(checkpoint, tmp_path / "fp32", verify=False), tmp_path / "opt")
+    operators = made.manifest.graphs["model"].operators
+    assert {name: operators.get(name) for name in FUSED} == FUSED
+    assert made.manifest.history[-1].metrics["fused"] == FUSED
+    assert "Erf" not in operators and "SkipLayerNormalization" not in operators
+
+
+def test_the_fused_graph_gives_the_same_answers(bert_bundle, optimized):
+    texts = [tuple(t) if isinstance(t, list) else t for t in mixed_texts()]
+    first, second = (load(path).logits(texts) for path in (bert_bundle, optimized.path))
+    np.testing.assert_allclose(first, second, atol=1e-5)
+
+
+def test_the_step_shows_parity_and_both_load_times(optimized):
+    step = optimized.manifest.history[-1]
+    assert step.parity[0].relative <= 1e-4
+    assert len(step.metrics["load_ms"]) == 2 and step.metrics["nodes"][1] < step.metrics["nodes"][0]
+
+
+def test_the_file_keeps_the_versions_that_other_clients_read(optimized):
+    model = onnx.load(optimized.file("onnx/model.onnx"), load_external_data=False)
+    assert model.ir_version <= 10
+    assert {o.domain: o.version for o in model.opset_import} == {"": 17, "com.microsoft": 1}
+
+
+def test_an_optimized_bundle_is_not_optimized_again(optimized, tmp_path):
+    with pytest.raises(StageError, match="optimized already"):
+        optimize(optimized, tmp_path / "again")
+
+
+def test_a_fusion_that_did_not_happen_is_an_error():
+    with pytest.raises(StageError, match=r"2 Erf .* made 1"):
+        check_fusions({"Erf": 2}, {"BiasGelu": 1, "Erf": 1})

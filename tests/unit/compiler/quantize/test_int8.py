@@ -1,0 +1,113 @@
+"""The int8 graph: exact integer arithmetic at the extremes, and independence of the batch."""
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra.numpy import arrays
+from onnx import helper, numpy_helper
+
+from lmonnx.compiler.quantize.dynamic import Granularity, find_layers, write_int8
+from lmonnx.compiler.quantize.weights import quantize_columns, quantize_rows
+
+pytestmark = pytest.mark.compiler
+K, N = 96, 40
+
+
+def layer_file(folder, weights):
+    """Write a graph of one product, (B, S, K) → (B, S, N)."""
+    node = helper.make_node("MatMul", ["x", "w"], ["logits"], name="layer")
+    shapes = {"x": ["b", "s", K], "logits": ["b", "s", N]}
+    x, y = (helper.make_tensor_value_info(n, 1, shape) for n, shape in shapes.items())
+    graph = helper.make_graph([node], "one", [x], [y], [numpy_helper.from_array(weights, "w")])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "layer.onnx")
+    return folder / "layer.onnx"
+
+
+def int8_product(folder, weights, x, granularity=Granularity.ROW, **settings):
+    source, target = layer_file(folder, weights), folder / f"{granularity}.onnx"
+    names = [layer.name for layer in find_layers(onnx.load(source))]
+    options = {"granularity": granularity, "layers": names, "optimized": True}
+    write_int8(source, target, target.name, **options)
+    session = ort.SessionOptions()
+    for key, value in settings.items():
+        session.add_session_config_entry(key.replace("__", "."), value)
+    return ort.InferenceSession(target, session).run(None, {"x": x})[0]
+
+
+def exact_product(weights, x):
+    """Return what int8 by rows is by definition, in exact integers."""
+    integers, scales = quantize_columns(weights)
+    step = np.maximum(np.abs(x).max(axis=-1, keepdims=True) * np.float32(1 / 127), 1e-30)
+    rounded = np.rint(x / step).astype(np.int64)
+    return (rounded @ integers.astype(np.int64)).astype(np.float32) * scales * step
+
+
+def extremes(seed=0):
+    """Return weights and activations as large as they can be, and of all sizes."""
+    rng = np.random.default_rng(seed)
+    weights = rng.choice([-1e3, 1e3], (K, N)).astype(np.float32)
+    weights[:, 0] = 1e3  # one sign: the sums of pairs that saturate int16
+    weights[:, 1] *= np.float32(1e-9)
+    x = rng.choice([-1e4, 1e4], (3, 5, K)).astype(np.float32)
+    x[0, 0] = 1e4
+    x[1, 1] = 0
+    x[2] *= np.float32(1e-7)
+    return weights, x
+
+
+@pytest.mark.parametrize("precise", ["0", "1"])
+def test_extreme_weights_and_activations_equal_exact_integer_arithmetic(tmp_path, precise):
+    weights, x = extremes()
+    given_ = int8_product(tmp_path, weights, x, session__x64quantprecision=precise)
+    np.testing.assert_allclose(given_, exact_product(weights, x), rtol=1e-6)
+
+
+@pytest.mark.parametrize("granularity", Granularity)
+def test_both_kernel_settings_give_the_same(tmp_path, granularity):
+    weights, x = extremes(1)
+    runs = [
+        int8_product(tmp_path, weights, x, granularity, session__x64quantprecision=precise)
+        for precise in "01"
+    ]
+    np.testing.assert_array_equal(*runs)
+
+
+def test_a_row_does_not_depend_on_its_neighbours(tmp_path):
+    rng = np.random.default_rng(2)
+    weights = rng.normal(size=(K, N)).astype(np.float32)
+    x = rng.normal(size=(1, 6, K)).astype(np.float32)
+    loud = x.copy()
+    loud[0, 1:] *= 1000
+    alone, beside = (int8_product(tmp_path, weights, rows)[0, 0] for rows in (x, loud))
+    np.testing.assert_array_equal(alone, beside)
+
+
+def test_one_scale_for_the_tensor_lets_an_outlier_spoil_its_neighbours(tmp_path):
+    rng = np.random.default_rng(2)
+    weights = rng.normal(size=(K, N)).astype(np.float32)
+    x = rng.normal(size=(1, 6, K)).astype(np.float32)
+    x[0, 1] *= 1000
+    by_row, by_tensor = (int8_product(tmp_path, weights, x, g) for g in Granularity)
+    errors = [np.abs(y - x @ weights)[0, 0].mean() for y in (by_row, by_tensor)]
+    assert errors[1] > 20 * errors[0]
+
+
+matrices = arrays(np.float32, (7, 5), elements=st.floats(-1e6, 1e6, width=32))
+
+
+@given(matrices)
+def test_columns_are_rounded_to_seven_bits_within_half_a_step(weights):
+    integers, scales = quantize_columns(weights)
+    assert np.abs(integers).max() <= 63
+    assert np.all(np.abs(integers * scales - weights) <= scales * 0.5001)
+
+
+@given(matrices)
+def test_rows_are_rounded_to_eight_bits_within_half_a_step(table):
+    integers, scales = quantize_rows(table)
+    assert scales.shape == (7, 1)
+    assert np.all(np.abs(integers * scales - table) <= scales * 0.5001)
