@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LMONNX_SHARED") or ROOT.parent / "shared").absolute()
 GOLDEN = ROOT / "tests" / "golden"
 # Folders whose modules import what a marker's extra brings.
-NEEDS_ONNX = (ROOT / "tests" / "unit" / "compiler",)
+NEEDS_ONNX = tuple(ROOT / "tests" / name for name in ("unit/compiler", "parity", "cli"))
 
 settings.register_profile("lmonnx", deadline=None, print_blob=True)
 settings.load_profile("lmonnx")

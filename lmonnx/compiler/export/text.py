@@ -214,7 +214,7 @@ def _special_tokens(
         # RoBERTa's mask takes the space before it: "a <mask>" is one word and the mask.
         lstrip = role == "mask" and not upper
         found[role] = (
-            _added(value)
+            _added(value, special=True)
             if isinstance(value, dict)
             else AddedToken(str(value), lstrip=lstrip, normalized=False, special=True)
         )
@@ -229,7 +229,7 @@ def _add_tokens(
 ) -> None:
     """Add the tokens of tokenizer_config.json and added_tokens.json under their stated ids."""
     listed = settings.get("added_tokens_decoder") or {}
-    by_id = {int(index): _added(token) for index, token in listed.items()}
+    by_id = {int(index): _added(token, special=False) for index, token in listed.items()}
     for content, index in (checkpoint.json_file("added_tokens.json") or {}).items():
         by_id.setdefault(index, AddedToken(content, normalized=True))
     for index in sorted(by_id):
@@ -242,12 +242,14 @@ def _add_tokens(
     tokenizer.add_special_tokens([t for t in special.values() if t.content not in known])
 
 
-def _added(fields: Mapping[str, Any]) -> AddedToken:
+def _added(fields: Mapping[str, Any], *, special: bool) -> AddedToken:
+    """Return the token that `fields` spell; as in AddedToken, plain ones are normalized."""
+    special = bool(fields.get("special", special))
     flags = {name: bool(fields.get(name, False)) for name in ("lstrip", "rstrip", "single_word")}
     return AddedToken(
         str(fields.get("content", "")),
-        normalized=bool(fields.get("normalized", False)),
-        special=bool(fields.get("special", True)),
+        normalized=bool(fields.get("normalized", not special)),
+        special=special,
         **flags,
     )
 

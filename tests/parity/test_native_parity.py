@@ -1,0 +1,331 @@
+"""Graphs and tokenizers built here against live transformers, feature by feature."""
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import lmonnx
+from lmonnx.compiler.checkpoint import open_checkpoint
+from lmonnx.compiler.export import Engine, export
+from lmonnx.runtime.tokenizer import Long
+from tests import tiny
+from tests.texts import NASTY, mixed_texts
+
+pytestmark = pytest.mark.parity
+
+TEXTS = [item for item in mixed_texts() if isinstance(item, str)]
+PAIRS = [tuple(item) for item in mixed_texts() if isinstance(item, list)]
+TOLERANCE = 1e-5  # of the range; float32 sums in another order
+BATCH = 8
+
+
+@pytest.fixture(scope="module")
+def torch():
+    import torch
+
+    torch.set_num_threads(2)
+    return torch
+
+
+def bundle_of(source: Path, folder: Path, **options):
+    return export(open_checkpoint(str(source)), folder, verify=False, **options)
+
+
+def reference(torch, source: Path, texts, *, batch: int = BATCH) -> np.ndarray:
+    """Return transformers' logits in padded batches, in the order given."""
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(source, use_fast=True)
+    model = AutoModelForSequenceClassification.from_pretrained(
+        source, dtype=torch.float32, attn_implementation="eager"
+    ).eval()
+    rows = []
+    with torch.inference_mode():
+        for start in range(0, len(texts), batch):
+            chunk = list(texts[start : start + batch])
+            inputs = tokenizer(chunk, padding=True, truncation=True, return_tensors="pt")
+            rows.append(model(**inputs).logits.numpy())
+    return np.concatenate(rows)
+
+
+def distance(torch, source: Path, folder: Path, texts, **options) -> float:
+    """Return max |Δlogit| over the reference's range; both must cut long text alike."""
+    model = lmonnx.load(bundle_of(source, folder, **options).path, threads=2)
+    expected = reference(torch, source, texts)
+    found = model.logits(texts, long=Long.TRUNCATE)
+    return float(np.abs(found - expected).max() / np.ptp(expected))
+
+
+# Graphs ----------------------------------------------------------------------------------------
+
+ACTIVATIONS = (
+    "gelu", "gelu_fast", "gelu_new", "gelu_pytorch_tanh", "mish", "quick_gelu", "relu", "sigmoid",
+    "silu", "swish", "tanh",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("activation", ACTIVATIONS)
+@pytest.mark.parametrize("family", ["bert", "distilbert"])
+def test_every_activation_equals_transformers(torch, tmp_path, family, activation):
+    field = "activation" if family == "distilbert" else "hidden_act"
+    source = tiny.WRITERS[family](tmp_path / "source", **{field: activation})
+    assert distance(torch, source, tmp_path / "bundle", TEXTS[::4]) < TOLERANCE
+
+
+SHAPES = {
+    "bert": [
+        {"num_hidden_layers": 1},
+        {"num_hidden_layers": 4},
+        {"num_attention_heads": 1},
+        {"num_attention_heads": 16},
+        {"hidden_size": 48, "num_attention_heads": 3},
+        {"intermediate_size": 16},
+        {"type_vocab_size": 1},
+        {"type_vocab_size": 4},
+        {"layer_norm_eps": 1e-3},
+        {"max_position_embeddings": 512},
+        {"pad_token_id": 4},
+        {"vocab_size": 200},
+    ],
+    "roberta": [
+        {"num_hidden_layers": 1},
+        {"type_vocab_size": 2},
+        {"num_attention_heads": 8},
+        {"layer_norm_eps": 1e-12},
+        {"max_position_embeddings": 130},
+        {"model_type": "xlm-roberta", "architectures": ["XLMRobertaForSequenceClassification"]},
+        {"model_type": "camembert", "architectures": ["CamembertForSequenceClassification"]},
+    ],
+    "distilbert": [
+        {"n_layers": 1},
+        {"n_heads": 8},
+        {"dim": 48, "n_heads": 3},
+        {"hidden_dim": 16},
+        {"sinusoidal_pos_embds": True},
+    ],
+}
+
+
+@pytest.mark.parametrize(
+    ("family", "changes"),
+    [(family, changes) for family, several in SHAPES.items() for changes in several],
+    ids=str,
+)
+def test_every_shape_equals_transformers(torch, tmp_path, family, changes):
+    settings = {"model_max_length": 10**6}
+    if "model_type" in changes:  # the text side of these needs tokenizer.json, which is there
+        settings["tokenizer_class"] = "PreTrainedTokenizerFast"
+        settings |= {"pad_token": "<pad>", "cls_token": "<s>", "sep_token": "</s>"}
+    settings["model_max_length"] = min(512, changes.get("max_position_embeddings", 66) - 2)
+    source = tiny.WRITERS[family](tmp_path / "source", settings=settings, **changes)
+    assert distance(torch, source, tmp_path / "bundle", TEXTS[::4]) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", tiny.WRITERS)
+@pytest.mark.parametrize("seed", [1, 2])
+def test_pairs_equal_transformers(torch, tmp_path, family, seed):
+    source = tiny.WRITERS[family](tmp_path / "source", seed=seed)
+    assert distance(torch, source, tmp_path / "bundle", PAIRS) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", tiny.WRITERS)
+def test_a_left_truncation_side_cuts_as_transformers(torch, tmp_path, family):
+    source = tiny.WRITERS[family](tmp_path / "source", settings={"truncation_side": "left"})
+    assert distance(torch, source, tmp_path / "a", TEXTS) < TOLERANCE
+    assert distance(torch, source, tmp_path / "b", PAIRS) < TOLERANCE
+
+
+@pytest.mark.parametrize("family", tiny.WRITERS)
+def test_a_left_padding_side_gives_what_transformers_gives_a_text_alone(torch, tmp_path, family):
+    # In a batch transformers would read the padding before the first token.
+    source = tiny.WRITERS[family](tmp_path / "source", settings={"padding_side": "left"})
+    model = lmonnx.load(bundle_of(source, tmp_path / "bundle").path)
+    expected = reference(torch, source, TEXTS[::3], batch=1)
+    found = model.logits(TEXTS[::3], long=Long.TRUNCATE)
+    assert np.abs(found - expected).max() / np.ptp(expected) < TOLERANCE
+
+
+PROBLEMS = [
+    {},
+    {"num_labels": 1},
+    {"num_labels": 1, "problem_type": "regression"},
+    {"num_labels": 1, "problem_type": "single_label_classification"},
+    {"num_labels": 3, "problem_type": "regression"},
+    {"num_labels": 4, "problem_type": "multi_label_classification"},
+    {"num_labels": 4, "problem_type": "single_label_classification"},
+    {"id2label": {"0": "bad", "1": "so so", "2": "good"}},
+]
+
+
+@pytest.mark.parametrize("changes", PROBLEMS, ids=str)
+def test_labels_and_scores_are_those_of_the_pipeline(torch, tmp_path, changes):
+    from transformers import pipeline
+
+    source = tiny.write_bert(tmp_path / "source", **changes)
+    classify = pipeline("text-classification", model=str(source), device="cpu")
+    model = lmonnx.load(bundle_of(source, tmp_path / "bundle").path)
+    for text in TEXTS[60:80]:
+        expected = classify(text, top_k=None, truncation=True)
+        found = model(text, top_k=None, long="truncate").labels
+        assert [label.label for label in found] == [e["label"] for e in expected]
+        np.testing.assert_allclose([f.score for f in found], [e["score"] for e in expected], 1e-4)
+    pair = {"text": "a good film", "text_pair": "not bad"}
+    assert model(pair).score == pytest.approx(classify(pair)["score"], rel=1e-4)
+
+
+@pytest.mark.parametrize("family", tiny.WRITERS)
+def test_a_checkpoint_that_transformers_saved_is_read(torch, tmp_path, family):
+    import transformers
+
+    source = tiny.WRITERS[family](tmp_path / "source")
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(source)
+    # Every field is written, defaults too.
+    saved = tmp_path / "saved"
+    model.save_pretrained(saved)
+    model.config.to_json_file(saved / "config.json", use_diff=False)
+    transformers.AutoTokenizer.from_pretrained(source).save_pretrained(saved)
+    assert distance(torch, saved, tmp_path / "bundle", TEXTS) < TOLERANCE
+
+
+@pytest.mark.shared
+def test_real_weights_equal_transformers_on_all_of_sst2_dev(torch, shared, tmp_path):
+    source = shared / "models" / "minilm-l6-sst2"
+    with (shared / "data" / "sst2" / "dev.tsv").open(encoding="utf-8") as file:
+        rows = [row[0] for row in csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)]
+    model = lmonnx.load(bundle_of(source, tmp_path / "bundle").path, threads=2)
+    found, expected = model.logits(rows), reference(torch, source, rows, batch=32)
+    assert len(rows) > 800
+    assert np.abs(found - expected).max() / np.ptp(expected) <= 1e-4
+    assert (found.argmax(axis=1) == expected.argmax(axis=1)).all()
+
+
+# Tracing ---------------------------------------------------------------------------------------
+
+
+def test_the_traced_graph_answers_as_the_native_one(torch, tmp_path):
+    source = tiny.write_bert(tmp_path / "source")
+    native = lmonnx.load(bundle_of(source, tmp_path / "native").path)
+    traced = lmonnx.load(bundle_of(source, tmp_path / "traced", engine=Engine.OPTIMUM).path)
+    expected = native.logits(TEXTS, long=Long.TRUNCATE)
+    found = traced.logits(TEXTS, long=Long.TRUNCATE)
+    assert traced.bundle.manifest.history[0].options["engine"] == "optimum"
+    assert np.abs(found - expected).max() / np.ptp(expected) < TOLERANCE
+
+
+def test_an_architecture_without_a_family_is_traced(torch, tmp_path):
+    import transformers
+
+    source = tiny.write_bert(tmp_path / "text")
+    config = transformers.ElectraConfig(
+        vocab_size=len(tiny.WORDPIECES), embedding_size=16, hidden_size=32, num_hidden_layers=2,
+        num_attention_heads=4, intermediate_size=64, max_position_embeddings=64,
+    )  # fmt: skip
+    torch.manual_seed(0)
+    model = transformers.ElectraForSequenceClassification(config).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    saved = tmp_path / "electra"
+    model.save_pretrained(saved)
+    transformers.ElectraTokenizerFast.from_pretrained(source).save_pretrained(saved)
+    bundle = bundle_of(saved, tmp_path / "bundle")
+    assert bundle.manifest.history[0].options["engine"] == "optimum"
+    found = lmonnx.load(bundle.path).logits(TEXTS, long=Long.TRUNCATE)
+    expected = reference(torch, saved, TEXTS)
+    assert np.abs(found - expected).max() / np.ptp(expected) < TOLERANCE
+
+
+# Tokenizers ------------------------------------------------------------------------------------
+
+LETTERS = (
+    "abcxyzABCXYZ019 .,!?-_'\"#[]<>/\t\n\x00\x1b\u00a0éÉüßñİǅﬁ中文日ا😀👩\u200d\u0301\ufeff\ufffd"
+)
+nasty = st.text(max_size=60) | st.text(st.sampled_from(LETTERS), max_size=60)
+CASES = {
+    "bert": ("bert", {}),
+    "bert, cased": ("bert", {"do_lower_case": False}),
+    "bert, accents kept": ("bert", {"strip_accents": False}),
+    "bert, cased, accents stripped": ("bert", {"do_lower_case": False, "strip_accents": True}),
+    "bert, Chinese not split": ("bert", {"tokenize_chinese_chars": False}),
+    "distilbert, cased": ("distilbert", {"do_lower_case": False}),
+    "roberta": ("roberta", {}),
+    "roberta, prefix space": ("roberta", {"add_prefix_space": True}),
+}
+
+
+@pytest.fixture(scope="module", params=CASES)
+def both(request, torch, tmp_path_factory):
+    """Give our tokenizer and transformers', built from the same vocabulary and settings."""
+    from transformers import AutoTokenizer
+
+    family, changes = CASES[request.param]
+    folder = tmp_path_factory.mktemp("tokenizers")
+    source = tiny.WRITERS[family](folder / "source", tokenizer="vocab", settings=changes)
+    bundle = bundle_of(source, folder / "bundle")
+    model = lmonnx.load(bundle.path)
+    return model.tokenizer, AutoTokenizer.from_pretrained(source, use_fast=True)
+
+
+def same(both, item) -> bool:
+    ours, theirs = both
+    (found,) = ours.encode([item], Long.TRUNCATE)
+    # As a batch of one: a pair given alone loses an empty second text.
+    expected = theirs([item], truncation=True, max_length=64, return_token_type_ids=True)
+    ids, types = expected["input_ids"], expected["token_type_ids"]
+    return ([found.ids], [found.type_ids]) == (ids, types)
+
+
+@pytest.mark.parametrize("text", NASTY)
+def test_nasty_text_gets_the_ids_of_transformers(both, text):
+    assert same(both, text)
+    assert same(both, (text, "a b"))
+    assert same(both, ("", text))
+
+
+@settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
+@given(item=nasty | st.tuples(nasty, nasty))
+def test_any_text_gets_the_ids_of_transformers(both, item):
+    assert same(both, item)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_settings_rule_over_tokenizer_json_as_in_transformers(torch, tmp_path, case):
+    from transformers import AutoTokenizer
+
+    family, changes = CASES[case]
+    source = tiny.WRITERS[family](tmp_path / "source", settings=changes)
+    model = lmonnx.load(bundle_of(source, tmp_path / "bundle").path)
+    theirs = AutoTokenizer.from_pretrained(source, use_fast=True)
+    assert all(same((model.tokenizer, theirs), text) for text in TEXTS)
+
+
+ADDED = {
+    "special": {"content": "<user>", "special": True, "normalized": False},
+    "plain": {"content": "brandnew", "special": False, "normalized": True},
+    "stripping": {"content": "<x>", "lstrip": True, "rstrip": True, "special": True},
+    "whole words": {"content": "mid", "single_word": True, "special": False},
+}
+
+
+@pytest.mark.parametrize("kind", ADDED)
+@pytest.mark.parametrize("family", tiny.WRITERS)
+def test_added_tokens_are_those_of_transformers(torch, tmp_path, family, kind):
+    from transformers import AutoTokenizer
+
+    count = len(tiny.WORDPIECES if family != "roberta" else tiny.byte_pieces())
+    listed = {str(count): {"lstrip": False, "rstrip": False, "single_word": False} | ADDED[kind]}
+    source = tiny.WRITERS[family](
+        tmp_path / "source",
+        tokenizer="vocab",
+        vocab_size=count + 1,
+        settings={"added_tokens_decoder": listed},
+    )
+    model = lmonnx.load(bundle_of(source, tmp_path / "bundle").path)
+    theirs = AutoTokenizer.from_pretrained(source, use_fast=True)
+    word = ADDED[kind]["content"]
+    for text in (word, f"a {word} b", f"a{word}b", word.upper(), f"{word}{word}", f"x {word}."):
+        assert same((model.tokenizer, theirs), text), text
