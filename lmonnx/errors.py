@@ -15,6 +15,10 @@ class LmonnxError(Exception):
 
     exit_code = 1
 
+    def __str__(self) -> str:
+        """Return the message as one line, whatever a library's error put into it."""
+        return " ".join(super().__str__().split())
+
 
 class BundleError(LmonnxError):
     """Say that a bundle is missing, broken, unsafe or of a newer format."""

@@ -75,7 +75,8 @@ def draft_at(target: Path, *, force: bool = False) -> Iterator[Draft]:
             Bundle.open(temporary, verify=False)  # what cannot be opened never gets the name
             _install(temporary, target, force=force)
     except OSError as error:
-        raise StageError(f"cannot write {target}: {error.strerror or error}") from error
+        place = error.filename or target
+        raise StageError(f"{place}: {error.strerror or error}; nothing was written") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -25,6 +25,7 @@ class Precision(StrEnum):
     """The narrowest type of the weights."""
 
     FLOAT32 = "float32"
+    FLOAT16 = "float16"
     INT8 = "int8"
 
 

@@ -163,7 +163,7 @@ Examples:
 @options.columns
 @click.option(
     "--max-drop",
-    type=click.FloatRange(0, 1),
+    type=click.FloatRange(-1, 1),
     default=0.01,
     show_default=True,
     metavar="SHARE",

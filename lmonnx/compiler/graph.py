@@ -173,10 +173,12 @@ def save_graph(
     """
     weights = WeightFile(target.with_name(f"{target.name}_data"))
     try:
-        for index, tensor in enumerate(model.graph.initializer):
+        for tensor in model.graph.initializer:
             array = read_weight(tensor, source)
             if array.nbytes >= INLINE_BYTES and array.dtype != object:
-                model.graph.initializer[index].CopyFrom(weights.add(tensor.name, array))
+                tensor.CopyFrom(weights.add(tensor.name, array))
+            elif tensor.data_location == TensorProto.EXTERNAL:
+                tensor.CopyFrom(numpy_helper.from_array(np.array(array), tensor.name))
     finally:
         weights.close()
     onnx.save(model, target)

@@ -22,10 +22,17 @@ def is_installed() -> bool:
     return all(find_spec(name) is not None for name in ("torch", "transformers"))
 
 
-def reference_logits(checkpoint: Checkpoint, texts: Sequence[Text]) -> NDArray[np.float32]:
+def reference_logits(
+    checkpoint: Checkpoint, texts: Sequence[Text], *, padding_side: str = "right"
+) -> NDArray[np.float32]:
     """Return a classifier's logits, (N, C), in float32 arithmetic, from padded batches.
 
     No code of the checkpoint is run, and nothing is downloaded.
+
+    Args:
+        checkpoint: What answers.
+        texts: What is asked; all plain or all pairs.
+        padding_side: Where the bundle pads: absolute positions move with the other side.
 
     Raises:
         UnsupportedError: transformers or torch is not installed.
@@ -39,10 +46,12 @@ def reference_logits(checkpoint: Checkpoint, texts: Sequence[Text]) -> NDArray[n
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _logits(checkpoint, texts)
+        return _logits(checkpoint, texts, padding_side)
 
 
-def _logits(checkpoint: Checkpoint, texts: Sequence[Text]) -> NDArray[np.float32]:
+def _logits(
+    checkpoint: Checkpoint, texts: Sequence[Text], padding_side: str
+) -> NDArray[np.float32]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -53,9 +62,8 @@ def _logits(checkpoint: Checkpoint, texts: Sequence[Text]) -> NDArray[np.float32
             checkpoint.path, dtype=torch.float32, **options
         ).eval()
     except (OSError, ValueError, RuntimeError, ImportError) as error:
-        raise StageError(
-            f"transformers cannot load {checkpoint.repo}: {str(error).splitlines()[0]}"
-        ) from error
+        raise StageError(f"transformers cannot load {checkpoint.repo}: {error!s:.300}") from error
+    tokenizer.padding_side = padding_side
     limit = min(tokenizer.model_max_length, _positions(model.config))
     rows = []
     with torch.inference_mode():

@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import onnx
 from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
-from onnx import TensorProto, numpy_helper
+from onnx import TensorProto
 
 from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.folder import is_plain_name
 from lmonnx.bundle.manifest import GraphSpec, Precision
 from lmonnx.compiler.checkpoint import Checkpoint
-from lmonnx.compiler.graph import INLINE_BYTES, load_graph, read_weight, save_graph
+from lmonnx.compiler.graph import load_graph, save_graph
 from lmonnx.compiler.stage import MODEL_FILE
 from lmonnx.errors import StageError, UnsupportedError
 
@@ -70,12 +69,17 @@ def adopt_graph(
             if entry.key == "location":
                 _check_external(checkpoint.path, path, entry.value)
     try:
-        _inline_small(model, path.parent)
         spec = save_graph(model, path.parent, draft.file(MODEL_FILE), MODEL_FILE)
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise StageError(f"a weight of {path} is damaged ({error}); fetch it again") from error
-    precision = Precision.INT8 if _QUANTIZED & spec.operators.keys() else Precision.FLOAT32
-    return spec, precision
+    return spec, _precision(model, spec)
+
+
+def _precision(model: onnx.ModelProto, spec: GraphSpec) -> Precision:
+    if _QUANTIZED & spec.operators.keys():
+        return Precision.INT8
+    halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
+    return Precision.FLOAT16 if halves else Precision.FLOAT32
 
 
 def _check_external(folder: Path, path: Path, location: str) -> None:
@@ -88,15 +92,6 @@ def _check_external(folder: Path, path: Path, location: str) -> None:
         raise StageError(f"{path} takes weights from {location}, a link out of its folder")
     if not data.is_file():
         raise StageError(f"{path} needs {location} beside it, which is missing; fetch it again")
-
-
-def _inline_small(model: onnx.ModelProto, folder: Path) -> None:
-    """Take tensors that are too small for the weight file into the graph."""
-    for tensor in model.graph.initializer:
-        if tensor.data_location == TensorProto.EXTERNAL:
-            array = read_weight(tensor, folder)
-            if array.nbytes < INLINE_BYTES:
-                tensor.CopyFrom(numpy_helper.from_array(np.array(array), tensor.name))
 
 
 def _pick(checkpoint: Checkpoint, variant: str | None) -> Path:

@@ -12,6 +12,7 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import Manifest, Precision
 from lmonnx.compiler.graph import load_graph
+from lmonnx.compiler.quantize.calibration import Means, mean_inputs
 from lmonnx.compiler.quantize.dynamic import Granularity, find_layers, write_int8
 from lmonnx.compiler.quantize.gate import Drop, Gate
 from lmonnx.compiler.quantize.sensitivity import rank_layers
@@ -35,12 +36,12 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What to make of a bundle: which layers exist, and which the user keeps."""
+    """What to make of a bundle: the layers to quantize, and the means of what flows into them."""
 
     bundle: Bundle
     granularity: Granularity
     layers: tuple[str, ...]
-    kept: tuple[str, ...]
+    means: Means
 
     @property
     def quota(self) -> int:
@@ -70,7 +71,7 @@ def quantize(
         method: Only dynamic: activations are scaled as they come.
         granularity: What shares an activation scale.
         examples: Labelled text for the gate; without it 500 shipped sentences serve.
-        max_drop: Of accuracy, in [0, 1].
+        max_drop: Of accuracy, in [-1, 1]; below 0 it asks for a gain.
         keep: Patterns of layer names that stay in float32, such as "layer.11." or "*output*".
         force: Replace a bundle that is there.
         progress: Told how far the gate is.
@@ -80,9 +81,9 @@ def quantize(
         StageError: There is nothing to quantize.
         InputError: An option is wrong.
     """
-    if not 0 <= max_drop <= 1:
-        raise InputError(f"max_drop is {max_drop}, must be between 0 and 1")
-    plan = _plan(bundle, Granularity(granularity), keep)
+    if not -1 <= max_drop <= 1:
+        raise InputError(f"max_drop is {max_drop}, must be between -1 and 1")
+    plan = _plan(bundle, Granularity(granularity), keep, progress)
     texts = gate_sentences() if examples is None else [example.text for example in examples]
     gate = Gate.open(TextClassifier(bundle), texts, examples, progress)
     options = {
@@ -100,23 +101,30 @@ def quantize(
     return Bundle.open(target, verify=False)
 
 
-def _plan(bundle: Bundle, granularity: Granularity, keep: Collection[str]) -> _Plan:
+def _plan(
+    bundle: Bundle, granularity: Granularity, keep: Collection[str], progress: Progress
+) -> _Plan:
     if bundle.manifest.precision is not Precision.FLOAT32:
         raise StageError(
             f"{bundle.path} is {bundle.manifest.precision} already; give a float32 one"
         )
     graph = bundle.manifest.graphs["model"]
-    names = tuple(layer.name for layer in find_layers(load_graph(bundle.file(graph.file))))
-    if not names:
+    found = find_layers(load_graph(bundle.file(graph.file)))
+    if not found:
         raise StageError(f"{bundle.path} has no product with constant weights to quantize")
-    kept: set[str] = set()
-    for pattern in keep:
-        found = {name for name in names if fnmatchcase(name, f"*{pattern.strip('*')}*")}
-        if not found:
-            raise InputError(f"no layer matches --keep {pattern}; the first is {names[0]}")
-        kept |= found
+    names = [layer.name for layer in found]
+    kept = {name for pattern in keep for name in _matches(pattern, names)}
     layers = tuple(name for name in names if name not in kept)
-    return _Plan(bundle, granularity, layers, tuple(sorted(kept)))
+    values = {layer.value for layer in found if layer.name in layers}
+    means = mean_inputs(bundle, values, parity_sentences(), progress=progress)
+    return _Plan(bundle, granularity, layers, means)
+
+
+def _matches(pattern: str, names: Sequence[str]) -> list[str]:
+    found = [name for name in names if fnmatchcase(name, f"*{pattern.strip('*')}*")]
+    if not found:
+        raise InputError(f"no layer matches --keep {pattern}; the first is {names[0]}")
+    return found
 
 
 def _accepted(
@@ -165,5 +173,6 @@ def _write(plan: _Plan, draft: Draft, widened: Sequence[str]) -> Manifest:
         granularity=plan.granularity,
         layers=[name for name in plan.layers if name not in widened],
         optimized=graph.optimized,
+        means=plan.means,
     )
     return finish(draft, plan.bundle.manifest.replace_graph(spec, precision=Precision.INT8))

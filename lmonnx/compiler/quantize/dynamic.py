@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -31,9 +31,10 @@ class Granularity(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A product with a constant matrix: `name` is its node's."""
+    """A product with a constant matrix: `name` is its node's, `value` what flows into it."""
 
     name: str
+    value: str
     weight: str
 
 
@@ -41,7 +42,7 @@ def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
     """Return the layers that can be quantized, in the order of the graph."""
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer if t.data_type == 1}
     return tuple(
-        Layer(_name(node), node.input[1])
+        Layer(_name(node), node.input[0], node.input[1])
         for node in model.graph.node
         if node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) == 2
     )
@@ -55,6 +56,7 @@ def write_int8(
     granularity: Granularity,
     layers: Sequence[str],
     optimized: bool,
+    means: Mapping[str, NDArray[np.float64]] | None = None,
     switched: bool = False,
 ) -> GraphSpec:
     """Write the int8 graph of a float one, its weights a tensor at a time.
@@ -66,12 +68,15 @@ def write_int8(
         granularity: What shares one activation scale.
         layers: Names of the layers to quantize; all others stay in float32.
         optimized: That no session need optimize it further.
+        means: Of what flows into layers, (K,) by value: biases take back the mean error.
         switched: Hold the layers in both precisions, chosen by a bool input `switches`, (L,).
     """
     model = load_graph(source)
     weights = WeightFile(target.with_name(f"{target.name}_data"))
     try:
-        rewriter = _Rewriter(model, source.parent, weights, granularity, switched=switched)
+        rewriter = _Rewriter(
+            model, source.parent, weights, granularity, means or {}, switched=switched
+        )
         rewriter.rewrite(layers)
     finally:
         weights.close()
@@ -93,6 +98,7 @@ class _Rewriter:
     folder: Path
     weights: WeightFile
     granularity: Granularity
+    means: Mapping[str, NDArray[np.float64]]
     switched: bool
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     added: dict[str, onnx.TensorProto] = field(default_factory=dict)
@@ -128,26 +134,48 @@ class _Rewriter:
         if index is not None and self.switched:
             self._switched_layer(node, index)
         elif index is not None:
-            add, bias = self._bias(node)
-            self._layer(node, (add or node).output[0], bias)
-            self.merged |= {_name(add)} if add else set()
+            self._layer_with_bias(node)
         elif table is not None and table.data_type == 1 and node.input[1] == TABLE_INPUT:
             self._table(node, self._read(table))
         else:
             self.nodes.append(node)
 
-    def _bias(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, str]:
-        """Return the Add that the product alone feeds, with its constant: one operator does both.
+    def _layer_with_bias(self, node: onnx.NodeProto) -> None:
+        """Write a layer; the bias after it takes back the mean error, and is merged if it can be.
 
-        Not by rows: their scales are applied after the product, and the bias after these.
+        By rows it cannot: the rows' scales are applied after the product, the bias after these.
         """
+        reader, place = self._bias(node)
+        if reader is not None and node.input[0] in self.means:
+            reader.input[place] = self._corrected(node, reader.input[place])
+        merge = self.granularity is Granularity.TENSOR and reader and reader.op_type == "Add"
+        if merge and reader is not None:
+            self._layer(node, reader.output[0], reader.input[place])
+            self.merged.add(_name(reader))
+        else:
+            self._layer(node, node.output[0])
+
+    def _bias(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, int]:
+        """Return the node that alone reads a product and adds a constant vector, and its place."""
         readers = self.readers.get(node.output[0], [])
-        if self.granularity is Granularity.ROW or [r.op_type for r in readers] != ["Add"]:
-            return None, ""
-        for name in readers[0].input:
-            if name in self.tensors and len(self.tensors[name].dims) == 1:
-                return readers[0], str(name)
-        return None, ""
+        if len(readers) == 1 and readers[0].op_type in {"Add", "BiasGelu"}:
+            for place, name in enumerate(readers[0].input):
+                if name in self.tensors and len(self.tensors[name].dims) == 1:
+                    return readers[0], place
+        return None, 0
+
+    def _corrected(self, node: onnx.NodeProto, bias: str) -> str:
+        """Store bias + E[x]·(W - Ŵ), so that the outputs' mean is that of the float layer.
+
+        Source:
+            Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+            Correction" (arXiv:1906.04721), section 4.2.
+        """
+        matrix = np.asarray(self._read(self.tensors[node.input[1]]))
+        integers, scales = quantize_columns(matrix)
+        error = self.means[node.input[0]] @ (matrix - integers * scales)
+        values = self._read(self.tensors[bias]) + error.astype(np.float32)
+        return self._store(f"{bias}_corrected", values)
 
     def _read(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         return read_weight(tensor, self.folder)

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import GraphSpec
+from lmonnx.compiler.quantize.calibration import text_batches
 from lmonnx.compiler.quantize.dynamic import SWITCHES, Granularity, write_int8
 from lmonnx.progress import Progress, track
-from lmonnx.runtime.batch import Batch, batches
+from lmonnx.runtime.batch import Batch
 from lmonnx.runtime.session import Session, SessionConfig
-from lmonnx.runtime.tokenizer import Long, Text, Tokenizer
+from lmonnx.runtime.tokenizer import Text
 
 
 def rank_layers(
@@ -62,11 +63,8 @@ def _costs(
     texts: Sequence[Text],
     progress: Progress,
 ) -> NDArray[np.float64]:
-    text = bundle.manifest.text
     session = Session(path, spec, SessionConfig())
-    tokenizer = Tokenizer(bundle.file(text.source.file), text)
-    encodings = tokenizer.encode(texts, Long.TRUNCATE)
-    ready = list(batches(encodings, text.source, session.inputs))
+    ready = text_batches(bundle, session, texts)
 
     def logits(switches: NDArray[np.bool_]) -> NDArray[np.float32]:
         return np.concatenate([_run(session, batch, switches) for batch in ready])

@@ -1,0 +1,66 @@
+"""What flows into each layer on plain text: the means that correct the biases."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import TensorProto, helper
+
+from lmonnx.bundle.bundle import Bundle
+from lmonnx.compiler.graph import load_graph, save_graph
+from lmonnx.progress import Progress, track
+from lmonnx.runtime.batch import Batch, batches
+from lmonnx.runtime.session import Session, SessionConfig
+from lmonnx.runtime.tokenizer import Long, Text, Tokenizer
+
+Means = dict[str, NDArray[np.float64]]
+
+
+def text_batches(bundle: Bundle, session: Session, texts: Sequence[Text]) -> list[Batch]:
+    """Return texts as the runtime would batch them, cut at the model's length."""
+    text = bundle.manifest.text
+    encodings = Tokenizer(bundle.file(text.source.file), text).encode(texts, Long.TRUNCATE)
+    return list(batches(encodings, text.source, session.inputs))
+
+
+def mean_inputs(
+    bundle: Bundle, values: Collection[str], texts: Sequence[Text], *, progress: Progress
+) -> Means:
+    """Return the mean over tokens, (K,), of each named value of a bundle's graph.
+
+    Padding does not count. A value with one row a text is averaged over texts.
+
+    Args:
+        bundle: The float bundle.
+        values: Names of float values, (B, S, K) or (B, 1, K).
+        texts: What to run.
+        progress: Told after every batch.
+    """
+    graph = bundle.manifest.graphs["model"]
+    source = bundle.file(graph.file)
+    model = load_graph(source)
+    for name in values:
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
+    with tempfile.TemporaryDirectory(prefix="lmonnx-calibration-") as folder:
+        path = Path(folder) / "model.onnx"
+        spec = save_graph(model, source.parent, path, path.name, optimized=graph.optimized)
+        session = Session(path, spec, SessionConfig())
+        sums: Means = {name: np.zeros(()) for name in values}
+        counts = dict.fromkeys(values, 0)
+        for batch in track(text_batches(bundle, session, texts), "calibrating", progress):
+            outputs = session.run(batch.inputs)
+            kept = batch.inputs["attention_mask"].astype(bool)
+            for name in values:
+                rows = _rows(outputs[name], kept)
+                sums[name] = sums[name] + rows.sum(axis=0, dtype=np.float64)
+                counts[name] += len(rows)
+    return {name: sums[name] / counts[name] for name in values}
+
+
+def _rows(value: NDArray[np.float32], kept: NDArray[np.bool_]) -> NDArray[np.float32]:
+    """Return the rows of tokens that are no padding: (B, S, K) → (N, K)."""
+    return value[kept] if value.shape[:2] == kept.shape else value.reshape(-1, value.shape[-1])
