@@ -30,6 +30,7 @@ test-parity: .venv-parity/.ready
 
 golden: .venv-parity/.ready
 	PYTHONPATH=. $(PARITY)/python tests/golden/make.py
+	PYTHONPATH=. $(PARITY)/python tests/golden/make_sentencepiece.py
 
 .venv/.made:
 	$(PYTHON) -m venv .venv
@@ -58,7 +59,7 @@ golden: .venv-parity/.ready
 	$(PYTHON) -m venv .venv-parity
 	$(PARITY)/python -m pip install --quiet --upgrade pip
 	$(PARITY)/python -m pip install --quiet torch==2.13.0
-	$(PARITY)/python -m pip install --quiet --editable '.[optimum,cpu]' --group test
+	$(PARITY)/python -m pip install --quiet --editable '.[optimum,cpu]' --group parity
 	touch $@
 
 clean:

@@ -6,9 +6,9 @@
 'POSITIVE'
 """
 
-from importlib.util import find_spec
+from importlib.util import find_spec as _find_spec
 
-if find_spec("onnxruntime") is None:
+if _find_spec("onnxruntime") is None:
     raise ImportError(
         "lmonnx needs onnxruntime, which comes in two packages: "
         "pip install 'lmonnx[cpu]' or pip install 'lmonnx[gpu]'"

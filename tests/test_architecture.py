@@ -11,7 +11,13 @@ FILES = sorted(PACKAGE.rglob("*.py"))
 # Dependency → the files that may import it, at the top or inside a function.
 DOORS = {
     "onnxruntime": {"runtime/session.py"},
-    "tokenizers": {"runtime/tokenizer.py", "compiler/export/text.py"},
+    "tokenizers": {
+        "runtime/tokenizer.py",
+        "compiler/export/text.py",
+        "compiler/export/vocabulary.py",
+        "compiler/export/added_tokens.py",
+        "compiler/export/sentencepiece_tokenizer.py",
+    },
     "optimum": {"compiler/export/traced.py"},
     "huggingface_hub": {"compiler/checkpoint/hub.py"},
     "pickle": set(),

@@ -1,11 +1,10 @@
-"""Seeded two-layer checkpoints, made in memory and written as Hugging Face folders.
+"""Seeded checkpoints of a few layers, made in memory and written as Hugging Face folders.
 
 Every weight is exact in bfloat16, so one golden answer holds for float32, float16 and bfloat16.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,36 +12,13 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
-from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from tokenizers.processors import RobertaProcessing, TemplateProcessing
 
-from tests import torch_files
+from tests import tiny_tensors, tiny_text, torch_files
+from tests.tiny_tensors import Arrays
+from tests.tiny_text import MPNET_PIECES, UNIGRAMS, WORDPIECES, byte_pieces, write_json
 
-Arrays = dict[str, np.ndarray]
 E, FFN, LAYERS, HEADS, POSITIONS = 32, 64, 2, 4, 64
-
-BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-ROBERTA_SPECIAL = ("<s>", "<pad>", "</s>", "<unk>", "<mask>")
-_ALNUM = "abcdefghijklmnopqrstuvwxyz0123456789"
-_PUNCTUATION = "!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~"
-_WORDS = ("film", "good", "bad", "not", "the", "##ing", "É", "é", "e", "中", "文", "😀", "ا")
-WORDPIECES = tuple(
-    dict.fromkeys(
-        (*BERT_SPECIAL, *_ALNUM, *(f"##{c}" for c in _ALNUM), *_PUNCTUATION, *_WORDS, "##é", "A")
-    )
-)
-MERGES = (
-    ("Ġ", "t"), ("h", "e"), ("Ġt", "he"), ("i", "n"), ("in", "g"), ("Ġ", "f"), ("i", "l"),
-    ("Ġf", "il"), ("Ġfil", "m"), ("o", "o"), ("g", "oo"), ("goo", "d"), ("Ġ", "good"),
-)  # fmt: skip
-
-
-def byte_pieces() -> dict[str, int]:
-    """Return RoBERTa's vocabulary: special tokens, 256 bytes, merges."""
-    pieces = (*ROBERTA_SPECIAL[:4], *sorted(pre_tokenizers.ByteLevel.alphabet()))
-    merged = ("".join(merge) for merge in MERGES)
-    return {piece: i for i, piece in enumerate((*pieces, *merged, ROBERTA_SPECIAL[4]))}
-
+NARROW = 16  # the embeddings of ELECTRA and ALBERT
 
 BERT_CONFIG: Mapping[str, Any] = {
     "architectures": ["BertForSequenceClassification"],
@@ -87,141 +63,56 @@ DISTILBERT_CONFIG: Mapping[str, Any] = {
     "sinusoidal_pos_embds": False,
     "tie_weights_": True,
 }
+ELECTRA_CONFIG: Mapping[str, Any] = {
+    **BERT_CONFIG,
+    "architectures": ["ElectraForSequenceClassification"],
+    "model_type": "electra",
+    "embedding_size": NARROW,
+    "summary_type": "first",
+    "summary_use_proj": True,
+    "summary_activation": "gelu",
+    "summary_last_dropout": 0.1,
+}
+ALBERT_CONFIG: Mapping[str, Any] = {
+    **BERT_CONFIG,
+    "architectures": ["AlbertForSequenceClassification"],
+    "model_type": "albert",
+    "embedding_size": NARROW,
+    "num_hidden_layers": 4,
+    "num_hidden_groups": 2,
+    "inner_group_num": 2,
+    "hidden_act": "gelu_new",
+    "vocab_size": len(UNIGRAMS),
+    "bos_token_id": 2,
+    "eos_token_id": 3,
+    "classifier_dropout_prob": 0.1,
+    "down_scale_factor": 1,
+    "gap_size": 0,
+    "net_structure_type": 0,
+    "num_memory_blocks": 0,
+}
+MPNET_CONFIG: Mapping[str, Any] = {
+    "architectures": ["MPNetForSequenceClassification"],
+    "model_type": "mpnet",
+    "hidden_size": E,
+    "intermediate_size": FFN,
+    "num_hidden_layers": LAYERS,
+    "num_attention_heads": HEADS,
+    "hidden_act": "gelu",
+    "layer_norm_eps": 1e-5,
+    "max_position_embeddings": POSITIONS + 2,
+    "relative_attention_num_buckets": 32,
+    "vocab_size": len(MPNET_PIECES),
+    "pad_token_id": 1,
+    "bos_token_id": 0,
+    "eos_token_id": 2,
+}
 BERT_SETTINGS = {"tokenizer_class": "BertTokenizer", "model_max_length": POSITIONS}
 ROBERTA_SETTINGS = {"tokenizer_class": "RobertaTokenizer", "model_max_length": POSITIONS}
 DISTILBERT_SETTINGS = {"tokenizer_class": "DistilBertTokenizer", "model_max_length": POSITIONS}
-
-
-class _Draw:
-    """Seeded tensors in the order they are asked for, under torch's names."""
-
-    def __init__(self, seed: int) -> None:
-        self._rng = np.random.default_rng(seed)
-        self.arrays: Arrays = {}
-
-    def put(self, name: str, *shape: int, scale: float, center: float = 0.0) -> None:
-        drawn = (self._rng.standard_normal(shape) * scale + center).astype(np.float32)
-        # Below 2^-10 float16 keeps fewer bits than bfloat16.
-        drawn[np.abs(drawn) < 2**-10] = 0
-        self.arrays[name] = drawn.astype(ml_dtypes.bfloat16).astype(np.float32)
-
-    def linear(self, name: str, out: int, wide: int, *, scale: float = 1.5) -> None:
-        self.put(f"{name}.weight", out, wide, scale=scale / wide**0.5)
-        self.put(f"{name}.bias", out, scale=0.1)
-
-    def norm(self, name: str, size: int) -> None:
-        self.put(f"{name}.weight", size, scale=0.1, center=1.0)
-        self.put(f"{name}.bias", size, scale=0.1)
-
-
-def bert_tensors(config: Mapping[str, Any], seed: int, prefix: str = "bert.") -> _Draw:
-    """Draw the encoder that BERT and RoBERTa share."""
-    draw, size, wide = _Draw(seed), config["hidden_size"], config["intermediate_size"]
-    for name, rows in (
-        ("word", config["vocab_size"]),
-        ("position", config["max_position_embeddings"]),
-        ("token_type", config["type_vocab_size"]),
-    ):
-        draw.put(f"{prefix}embeddings.{name}_embeddings.weight", rows, size, scale=0.5)
-    draw.norm(f"{prefix}embeddings.LayerNorm", size)
-    for layer in range(config["num_hidden_layers"]):
-        at = f"{prefix}encoder.layer.{layer}."
-        for name in ("query", "key", "value"):
-            draw.linear(f"{at}attention.self.{name}", size, size)
-        draw.linear(f"{at}attention.output.dense", size, size)
-        draw.norm(f"{at}attention.output.LayerNorm", size)
-        draw.linear(f"{at}intermediate.dense", wide, size)
-        draw.linear(f"{at}output.dense", size, wide)
-        draw.norm(f"{at}output.LayerNorm", size)
-    return draw
-
-
-def classes(config: Mapping[str, Any]) -> int:
-    """Return how many logits the head of `config` has."""
-    return len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
-
-
-def _bert(config: Mapping[str, Any], seed: int) -> Arrays:
-    draw, size = bert_tensors(config, seed), config["hidden_size"]
-    draw.linear("bert.pooler.dense", size, size)
-    draw.linear("classifier", classes(config), size)
-    return draw.arrays
-
-
-def _roberta(config: Mapping[str, Any], seed: int) -> Arrays:
-    draw, size = bert_tensors(config, seed, "roberta."), config["hidden_size"]
-    draw.linear("classifier.dense", size, size)
-    draw.linear("classifier.out_proj", classes(config), size)
-    return draw.arrays
-
-
-def _distilbert(config: Mapping[str, Any], seed: int) -> Arrays:
-    draw, size, wide = _Draw(seed), config["dim"], config["hidden_dim"]
-    at = "distilbert.embeddings."
-    draw.put(f"{at}word_embeddings.weight", config["vocab_size"], size, scale=0.5)
-    rows = config["max_position_embeddings"]
-    draw.put(f"{at}position_embeddings.weight", rows, size, scale=0.5)
-    draw.norm(f"{at}LayerNorm", size)
-    for layer in range(config["n_layers"]):
-        at = f"distilbert.transformer.layer.{layer}."
-        for name in ("q_lin", "k_lin", "v_lin", "out_lin"):
-            draw.linear(f"{at}attention.{name}", size, size)
-        draw.norm(f"{at}sa_layer_norm", size)
-        draw.linear(f"{at}ffn.lin1", wide, size)
-        draw.linear(f"{at}ffn.lin2", size, wide)
-        draw.norm(f"{at}output_layer_norm", size)
-    draw.linear("pre_classifier", size, size)
-    draw.linear("classifier", classes(config), size)
-    return draw.arrays
-
-
-def wordpiece_tokenizer(vocabulary: Mapping[str, int], **settings: Any) -> Tokenizer:
-    """Return BertTokenizerFast's tokenizer."""
-    tokenizer = Tokenizer(models.WordPiece(dict(vocabulary), unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(**settings)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece(prefix="##")
-    tokenizer.add_special_tokens(list(BERT_SPECIAL))
-    tokenizer.post_processor = TemplateProcessing(
-        single="[CLS]:0 $A:0 [SEP]:0",
-        pair="[CLS]:0 $A:0 [SEP]:0 $B:1 [SEP]:1",
-        special_tokens=[(token, vocabulary[token]) for token in ("[CLS]", "[SEP]")],
-    )
-    return tokenizer
-
-
-def byte_bpe_tokenizer() -> Tokenizer:
-    """Return RobertaTokenizerFast's tokenizer."""
-    tokenizer = Tokenizer(models.BPE(byte_pieces(), list(MERGES)))
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.add_special_tokens(list(ROBERTA_SPECIAL[:4]))
-    tokenizer.add_special_tokens([AddedToken(ROBERTA_SPECIAL[4], lstrip=True, normalized=False)])
-    tokenizer.post_processor = RobertaProcessing(
-        ("</s>", 2), ("<s>", 0), add_prefix_space=False, trim_offsets=True
-    )
-    return tokenizer
-
-
-def _write_wordpiece(folder: Path, tokenizer: str) -> None:
-    (folder / "vocab.txt").write_text("\n".join(WORDPIECES) + "\n", encoding="utf-8")
-    if tokenizer == "json":
-        vocabulary = {token: index for index, token in enumerate(WORDPIECES)}
-        wordpiece_tokenizer(vocabulary).save(str(folder / "tokenizer.json"))
-
-
-def _write_byte_bpe(folder: Path, tokenizer: str) -> None:
-    if tokenizer == "json":
-        byte_bpe_tokenizer().save(str(folder / "tokenizer.json"))
-        return
-    write_json(folder / "vocab.json", byte_pieces())
-    lines = ("#version: 0.2", *(" ".join(merge) for merge in MERGES))
-    (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-
-
-def write_json(path: Path, value: Any) -> None:
-    """Write JSON, as UTF-8."""
-    path.write_text(json.dumps(value, ensure_ascii=False, indent=1), encoding="utf-8")
+ELECTRA_SETTINGS = {"tokenizer_class": "ElectraTokenizer", "model_max_length": POSITIONS}
+ALBERT_SETTINGS = {"tokenizer_class": "AlbertTokenizer", "model_max_length": POSITIONS}
+MPNET_SETTINGS = {"tokenizer_class": "MPNetTokenizer", "model_max_length": POSITIONS}
 
 
 def _cast(arrays: Arrays, dtype: str) -> Arrays:
@@ -292,7 +183,31 @@ def _writer(
     return write
 
 
-write_bert = _writer(BERT_CONFIG, _bert, _write_wordpiece, BERT_SETTINGS)
-write_roberta = _writer(ROBERTA_CONFIG, _roberta, _write_byte_bpe, ROBERTA_SETTINGS)
-write_distilbert = _writer(DISTILBERT_CONFIG, _distilbert, _write_wordpiece, DISTILBERT_SETTINGS)
-WRITERS = {"bert": write_bert, "roberta": write_roberta, "distilbert": write_distilbert}
+write_bert = _writer(BERT_CONFIG, tiny_tensors.bert, tiny_text.write_wordpiece, BERT_SETTINGS)
+write_roberta = _writer(
+    ROBERTA_CONFIG, tiny_tensors.roberta, tiny_text.write_byte_bpe, ROBERTA_SETTINGS
+)
+write_distilbert = _writer(
+    DISTILBERT_CONFIG, tiny_tensors.distilbert, tiny_text.write_wordpiece, DISTILBERT_SETTINGS
+)
+write_electra = _writer(
+    ELECTRA_CONFIG, tiny_tensors.electra, tiny_text.write_wordpiece, ELECTRA_SETTINGS
+)
+write_albert = _writer(ALBERT_CONFIG, tiny_tensors.albert, tiny_text.write_unigram, ALBERT_SETTINGS)
+write_mpnet = _writer(MPNET_CONFIG, tiny_tensors.mpnet, tiny_text.write_mpnet, MPNET_SETTINGS)
+WRITERS = {
+    "bert": write_bert,
+    "roberta": write_roberta,
+    "distilbert": write_distilbert,
+    "electra": write_electra,
+    "albert": write_albert,
+    "mpnet": write_mpnet,
+}
+# Families whose vocabulary file is enough to build the tokenizer, and how many pieces are in it.
+PIECES = {
+    "bert": len(WORDPIECES),
+    "roberta": len(byte_pieces()),
+    "distilbert": len(WORDPIECES),
+    "electra": len(WORDPIECES),
+    "mpnet": len(MPNET_PIECES),
+}

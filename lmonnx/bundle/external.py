@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from lmonnx.bundle.wire import BYTES, read_fields
 from lmonnx.errors import BundleError
 
 # Field numbers of onnx.proto: model.graph, graph.node, graph.initializer, node.attribute,
@@ -30,7 +31,7 @@ def external_locations(path: Path) -> set[str]:
     data = memoryview(path.read_bytes())
     try:
         return set(_walk(data, "model", 0))
-    except (IndexError, ValueError) as error:
+    except ValueError as error:
         raise BundleError(f"{path} is not a whole ONNX graph; export the bundle again") from error
 
 
@@ -38,50 +39,21 @@ def _walk(data: memoryview, kind: str, depth: int) -> Iterator[str]:
     if depth > _MAX_DEPTH:
         raise ValueError("nested too deep")
     inner = _MESSAGES[kind]
-    for number, value in _fields(data):
+    for number, value in _messages(data):
         if kind == "model" and number == _FUNCTIONS:
             raise ValueError("holds functions, which no stage writes")
-        if value is None or number not in inner:
+        if number not in inner:
             continue
         if inner[number] == "entry":
-            # A parser skips a key or value of another wire type, and so must this.
-            entry = {at: text for at, text in _fields(value) if text is not None}
+            entry = dict(_messages(value))
             if bytes(entry.get(1, b"")) == b"location":
                 yield bytes(entry.get(2, b"")).decode()
         else:
             yield from _walk(value, inner[number], depth + 1)
 
 
-def _fields(data: memoryview) -> Iterator[tuple[int, memoryview | None]]:
-    """Yield (field number, bytes) of one message; the bytes are None for numbers."""
-    at, end = 0, len(data)
-    while at < end:
-        key, at = _varint(data, at)
-        wire = key & 7
-        if wire == 0:
-            _, at = _varint(data, at)
-            yield key >> 3, None
-        elif wire in {1, 5}:
-            at += 8 if wire == 1 else 4
-            yield key >> 3, None
-        elif wire == 2:
-            size, at = _varint(data, at)
-            yield key >> 3, data[at : at + size]
-            at += size
-        else:
-            raise ValueError(f"wire type {wire}")
-    if at != end:
-        raise ValueError("cut short")
-
-
-def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    value = shift = 0
-    while True:
-        byte = data[at]
-        value |= (byte & 0x7F) << shift
-        at += 1
-        if byte < 0x80:
-            return value, at
-        shift += 7
-        if shift > 63:
-            raise ValueError("number too long")
+def _messages(data: memoryview) -> Iterator[tuple[int, memoryview]]:
+    """Yield (field number, bytes); a parser skips numbers in their place, and so must this."""
+    for number, wire, value in read_fields(data):
+        if wire == BYTES and isinstance(value, memoryview):
+            yield number, value

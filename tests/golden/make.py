@@ -2,7 +2,7 @@
 
 Run from the repository's root, where torch, transformers and the export extra are installed:
 
-    PYTHONPATH=. python tests/golden/make.py [tiny] [tokenizers] [bundle] [sentiment-mini]
+    PYTHONPATH=. python tests/golden/make.py [tiny] [more] [tokenizers] [bundle] [sentiment-mini]
 """
 
 from __future__ import annotations
@@ -23,11 +23,12 @@ from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from lmonnx.compiler.checkpoint import open_checkpoint
 from lmonnx.compiler.export import export
-from tests import texts, tiny
+from tests import texts, tiny, tiny_more
 
 HERE = Path(__file__).parent
 SENTIMENT = HERE.parents[1] / "models" / "sentiment-mini"
 BATCH = 16
+FEWER = {"electra", "albert", "mpnet"}  # every third text of the hundred
 
 # Name of the case → family, and what differs in tokenizer_config.json.
 TOKENIZERS: dict[str, tuple[str, dict[str, Any]]] = {
@@ -37,6 +38,9 @@ TOKENIZERS: dict[str, tuple[str, dict[str, Any]]] = {
     "bert, cased, accents stripped": ("bert", {"do_lower_case": False, "strip_accents": True}),
     "bert, Chinese not split": ("bert", {"tokenize_chinese_chars": False}),
     "distilbert": ("distilbert", {}),
+    "electra, cased": ("electra", {"do_lower_case": False}),
+    "mpnet": ("mpnet", {}),
+    "mpnet, accents kept": ("mpnet", {"strip_accents": False}),
     "roberta": ("roberta", {}),
     "roberta, prefix space": ("roberta", {"add_prefix_space": True}),
 }
@@ -85,14 +89,24 @@ def source(name: str) -> str:
 
 def make_tiny(folder: Path) -> None:
     """Freeze the answers of the checkpoints of tests/tiny.py."""
-    items = texts.mixed_texts()
     for family, writer in tiny.WRITERS.items():
+        items = texts.mixed_texts()[:: 3 if family in FEWER else 1]
         checkpoint = {"family": family, "seed": 0, "changes": {}}
         logits = answers(writer(folder / f"tiny-{family}"), items)
         stated = {"source": source(f"tiny-{family}"), "versions": versions()}
         write(
             f"tiny-{family}", stated | {"checkpoint": checkpoint, "texts": items, "logits": logits}
         )
+
+
+def make_more(folder: Path) -> None:
+    """Freeze the answers of the checkpoints of tests/tiny_more.py to a quarter of the texts."""
+    items = texts.mixed_texts()[1::4]
+    for name, (family, changes) in tiny_more.GOLDENS.items():
+        checkpoint = {"family": family, "seed": 0, "changes": changes}
+        logits = answers(tiny_more.WRITERS[family](folder / name, **changes), items)
+        stated = {"source": source(name), "versions": versions()}
+        write(name, stated | {"checkpoint": checkpoint, "texts": items, "logits": logits})
 
 
 def make_tokenizers(folder: Path) -> None:
@@ -125,6 +139,7 @@ def make_sentiment_mini(_: Path) -> None:
 
 GOLDENS = {
     "tiny": make_tiny,
+    "more": make_more,
     "tokenizers": make_tokenizers,
     "bundle": make_bundle,
     "sentiment-mini": make_sentiment_mini,

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 import lmonnx
 from lmonnx.compiler.checkpoint import open_checkpoint
 from lmonnx.compiler.export import Engine, export
+from lmonnx.compiler.export.native.mpnet import distance_buckets
 from lmonnx.runtime.tokenizer import Long
 from tests import tiny
 from tests.texts import NASTY, mixed_texts
@@ -69,7 +70,7 @@ ACTIVATIONS = (
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("family", ["bert", "distilbert"])
+@pytest.mark.parametrize("family", ["bert", "distilbert", "electra", "albert", "mpnet"])
 def test_every_activation_equals_transformers(torch, tmp_path, family, activation):
     field = "activation" if family == "distilbert" else "hidden_act"
     source = tiny.WRITERS[family](tmp_path / "source", **{field: activation})
@@ -107,6 +108,37 @@ SHAPES = {
         {"hidden_dim": 16},
         {"sinusoidal_pos_embds": True},
     ],
+    "electra": [
+        {"num_hidden_layers": 1},
+        {"embedding_size": 32},
+        {"embedding_size": 48},
+        {"hidden_size": 48, "num_attention_heads": 3},
+        {"type_vocab_size": 4, "layer_norm_eps": 1e-3},
+        {"max_position_embeddings": 512},
+        {"summary_type": "last", "summary_use_proj": False, "summary_activation": "tanh"},
+    ],
+    "albert": [
+        {"num_hidden_layers": 1, "num_hidden_groups": 1, "inner_group_num": 1},
+        {"num_hidden_layers": 3, "num_hidden_groups": 1, "inner_group_num": 1},
+        {"num_hidden_layers": 3, "num_hidden_groups": 2, "inner_group_num": 1},
+        {"num_hidden_layers": 5, "num_hidden_groups": 3, "inner_group_num": 1},
+        {"num_hidden_layers": 2, "num_hidden_groups": 2, "inner_group_num": 1},
+        {"num_hidden_layers": 3, "num_hidden_groups": 1, "inner_group_num": 3},
+        {"embedding_size": 32},
+        {"embedding_size": 48},
+        {"hidden_size": 48, "num_attention_heads": 3},
+        {"type_vocab_size": 4, "layer_norm_eps": 1e-3},
+        {"max_position_embeddings": 512},
+    ],
+    "mpnet": [
+        {"num_hidden_layers": 1},
+        {"num_hidden_layers": 4},
+        {"num_attention_heads": 1},
+        {"hidden_size": 48, "num_attention_heads": 3},
+        {"layer_norm_eps": 1e-3},
+        {"max_position_embeddings": 600},
+        {"relative_attention_num_buckets": 40},
+    ],
 }
 
 
@@ -123,6 +155,23 @@ def test_every_shape_equals_transformers(torch, tmp_path, family, changes):
     settings["model_max_length"] = min(512, changes.get("max_position_embeddings", 66) - 2)
     source = tiny.WRITERS[family](tmp_path / "source", settings=settings, **changes)
     assert distance(torch, source, tmp_path / "bundle", TEXTS[::4]) < TOLERANCE
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_mpnet_answers_over_every_distance_of_its_table(torch, tmp_path, seed):
+    changes = {"max_position_embeddings": 514, "settings": {"model_max_length": 512}}
+    source = tiny.write_mpnet(tmp_path / "source", seed=seed, **changes)
+    lengths = (512, 3, 130, 129, 65, 17, 8, 400)
+    texts = [" ".join("film good bad not".split() * 128)[: 5 * count] for count in lengths]
+    assert distance(torch, source, tmp_path / "bundle", texts) < TOLERANCE
+
+
+def test_mpnet_has_the_buckets_of_transformers(torch):
+    from transformers.models.mpnet.modeling_mpnet import MPNetEncoder
+
+    distances = np.arange(-5000, 5001)
+    expected = MPNetEncoder.relative_position_bucket(torch.from_numpy(distances))
+    assert (distance_buckets(distances) == expected.numpy()).all()
 
 
 @pytest.mark.parametrize("family", tiny.WRITERS)
@@ -220,18 +269,18 @@ def test_an_architecture_without_a_family_is_traced(torch, tmp_path):
     import transformers
 
     source = tiny.write_bert(tmp_path / "text")
-    config = transformers.ElectraConfig(
-        vocab_size=len(tiny.WORDPIECES), embedding_size=16, hidden_size=32, num_hidden_layers=2,
+    config = transformers.SqueezeBertConfig(
+        vocab_size=len(tiny.WORDPIECES), embedding_size=32, hidden_size=32, num_hidden_layers=2,
         num_attention_heads=4, intermediate_size=64, max_position_embeddings=64,
     )  # fmt: skip
     torch.manual_seed(0)
-    model = transformers.ElectraForSequenceClassification(config).eval()
+    model = transformers.SqueezeBertForSequenceClassification(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
-    saved = tmp_path / "electra"
+    saved = tmp_path / "squeezebert"
     model.save_pretrained(saved)
-    transformers.ElectraTokenizerFast.from_pretrained(source).save_pretrained(saved)
+    transformers.SqueezeBertTokenizerFast.from_pretrained(source).save_pretrained(saved)
     bundle = bundle_of(saved, tmp_path / "bundle")
     assert bundle.manifest.history[0].options["engine"] == "optimum"
     found = lmonnx.load(bundle.path).logits(TEXTS, long=Long.TRUNCATE)
@@ -252,6 +301,12 @@ CASES = {
     "bert, cased, accents stripped": ("bert", {"do_lower_case": False, "strip_accents": True}),
     "bert, Chinese not split": ("bert", {"tokenize_chinese_chars": False}),
     "distilbert, cased": ("distilbert", {"do_lower_case": False}),
+    "electra": ("electra", {}),
+    "electra, cased": ("electra", {"do_lower_case": False}),
+    "mpnet": ("mpnet", {}),
+    "mpnet, cased": ("mpnet", {"do_lower_case": False}),
+    "mpnet, accents kept": ("mpnet", {"strip_accents": False}),
+    "mpnet, Chinese not split": ("mpnet", {"tokenize_chinese_chars": False}),
     "roberta": ("roberta", {}),
     "roberta, prefix space": ("roberta", {"add_prefix_space": True}),
 }
@@ -312,11 +367,11 @@ ADDED = {
 
 
 @pytest.mark.parametrize("kind", ADDED)
-@pytest.mark.parametrize("family", tiny.WRITERS)
+@pytest.mark.parametrize("family", tiny.PIECES)
 def test_added_tokens_are_those_of_transformers(torch, tmp_path, family, kind):
     from transformers import AutoTokenizer
 
-    count = len(tiny.WORDPIECES if family != "roberta" else tiny.byte_pieces())
+    count = tiny.PIECES[family]
     listed = {str(count): {"lstrip": False, "rstrip": False, "single_word": False} | ADDED[kind]}
     source = tiny.WRITERS[family](
         tmp_path / "source",

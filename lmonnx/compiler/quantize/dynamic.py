@@ -158,7 +158,7 @@ class _Rewriter:
     def _bias(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, int]:
         """Return the node that alone reads a product and adds a constant vector, and its place."""
         readers = self.readers.get(node.output[0], [])
-        if len(readers) == 1 and readers[0].op_type in {"Add", "BiasGelu"}:
+        if len(readers) == 1 and readers[0].op_type in {"Add", "BiasGelu", "FastGelu"}:
             for place, name in enumerate(readers[0].input):
                 if name in self.tensors and len(self.tensors[name].dims) == 1:
                     return readers[0], place
@@ -175,7 +175,8 @@ class _Rewriter:
         integers, scales = quantize_columns(matrix)
         error = self.means[node.input[0]] @ (matrix - integers * scales)
         values = self._read(self.tensors[bias]) + error.astype(np.float32)
-        return self._store(f"{bias}_corrected", values)
+        # Of the node, not of the bias: layers that share weights have errors of their own.
+        return self._store(f"{_name(node)}/bias_corrected", values)
 
     def _read(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         return read_weight(tensor, self.folder)

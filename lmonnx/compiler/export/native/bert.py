@@ -1,8 +1,9 @@
-"""BERT and what differs from it by names and positions only: RoBERTa, XLM-R, CamemBERT."""
+"""BERT and what differs from it by names and positions only: RoBERTa, XLM-R, CamemBERT.
+
+Families that share its embeddings, its layers or its fields take them from here.
+"""
 
 from __future__ import annotations
-
-from collections.abc import Callable
 
 import numpy as np
 
@@ -21,12 +22,12 @@ _NAMES = LayerNames(
     ffn_norm="output.LayerNorm",
 )
 
-Embed = Callable[[Scope, Config, LayerSizes], str]
-
 
 def bert_classifier(g: Scope, config: Config, classes: int) -> str:
     """Return BertForSequenceClassification's logits: (B, S) → (B, C)."""
-    row, sizes = _encode_first(g, config, _bert_embeddings)
+    sizes = encoder_sizes(config)
+    x = typed_embeddings(g, config, sizes.hidden, sizes.epsilon)
+    row = encode_first(g, config, x, sizes)
     pooled = blocks.linear_row(g, row, "pooler.dense", sizes.hidden, sizes.hidden)
     pooled = g.op("Tanh", pooled, name="pooler/Tanh")
     return blocks.linear_row(g, pooled, "classifier", sizes.hidden, classes)
@@ -34,26 +35,31 @@ def bert_classifier(g: Scope, config: Config, classes: int) -> str:
 
 def roberta_classifier(g: Scope, config: Config, classes: int) -> str:
     """Return RobertaForSequenceClassification's logits: (B, S) → (B, C)."""
-    row, sizes = _encode_first(g, config, _roberta_embeddings)
+    sizes = encoder_sizes(config)
+    row = encode_first(g, config, _roberta_embeddings(g, config, sizes), sizes)
     inner = blocks.linear_row(g, row, "classifier.dense", sizes.hidden, sizes.hidden)
     inner = g.op("Tanh", inner, name="classifier/Tanh")
     return blocks.linear_row(g, inner, "classifier.out_proj", sizes.hidden, classes)
 
 
-def _encode_first(g: Scope, config: Config, embed: Embed) -> tuple[str, LayerSizes]:
-    """Return the encoder's first row, (B, E)."""
+def encoder_sizes(config: Config, *, activation: str = "gelu") -> LayerSizes:
+    """Read the fields that these encoders share; `activation` is the default of hidden_act."""
     sizes = LayerSizes(
         hidden=config.integer("hidden_size"),
         intermediate=config.integer("intermediate_size"),
         heads=config.divisor("num_attention_heads", "hidden_size"),
         epsilon=config.number("layer_norm_eps", 1e-12),
-        activation=config.choice("hidden_act", blocks.ACTIVATIONS, "gelu"),
+        activation=config.choice("hidden_act", blocks.ACTIVATIONS, activation),
     )
     config.only("position_embedding_type", "absolute")
     for name in ("is_decoder", "add_cross_attention", "is_encoder_decoder"):
         config.only(name, False)
     config.only("pruned_heads", {})
-    x = embed(g, config, sizes)
+    return sizes
+
+
+def encode_first(g: Scope, config: Config, x: str, sizes: LayerSizes) -> str:
+    """Return the first row of the last layer: (B, S, E) → (B, E)."""
     mask = blocks.additive_mask(g, "attention_mask")
     layers = config.integer("num_hidden_layers")
     for layer in range(layers):
@@ -61,32 +67,33 @@ def _encode_first(g: Scope, config: Config, embed: Embed) -> tuple[str, LayerSiz
         rows = blocks.first_row(g, x, "encoder.first") if last else x
         prefix = f"encoder.layer.{layer}."
         x = blocks.post_norm_layer(g, x, mask, prefix, _NAMES, sizes, rows=rows)
-    return blocks.drop_axis(g, x, "encoder.first"), sizes
+    return blocks.drop_axis(g, x, "encoder.first")
 
 
-def _bert_embeddings(g: Scope, config: Config, sizes: LayerSizes) -> str:
+def typed_embeddings(g: Scope, config: Config, size: int, epsilon: float) -> str:
+    """Return norm(word + type + position), positions from the first token: (B, S, size)."""
     rows = config.integer("max_position_embeddings")
     types = config.integer("type_vocab_size", 2)
     name = "embeddings.position_embeddings"
-    positions = blocks.first_positions(g, "input_ids", name, rows, sizes.hidden)
+    positions = blocks.first_positions(g, "input_ids", name, rows, size)
     name = "embeddings.token_type_embeddings"
-    kinds = blocks.embedding(g, "token_type_ids", name, types, sizes.hidden)
-    return _sum_embeddings(g, config, sizes, positions, kinds)
+    kinds = blocks.embedding(g, "token_type_ids", name, types, size)
+    return _sum_embeddings(g, config, size, epsilon, positions, kinds)
 
 
 def _roberta_embeddings(g: Scope, config: Config, sizes: LayerSizes) -> str:
     rows = config.integer("max_position_embeddings")
     types = config.integer("type_vocab_size", 2)
-    ids = _positions_after_padding(g, config.integer("pad_token_id", 1, least=0))
+    ids = positions_after_padding(g, config.integer("pad_token_id", 1, least=0))
     name = "embeddings.position_embeddings"
     positions = blocks.embedding(g, ids, name, rows, sizes.hidden)
     # RoBERTa's tokenizers give no token types, so every token has type 0.
     name = "embeddings.token_type_embeddings.weight"
     kinds = g.graph.weight(f"{name}.0", g.params.read(name, types, sizes.hidden)[0])
-    return _sum_embeddings(g, config, sizes, positions, kinds)
+    return _sum_embeddings(g, config, sizes.hidden, sizes.epsilon, positions, kinds)
 
 
-def _positions_after_padding(g: Scope, pad: int) -> str:
+def positions_after_padding(g: Scope, pad: int) -> str:
     """Count from `pad` + 1 and give padding `pad`: (B, S) → (B, S).
 
     Source:
@@ -101,12 +108,14 @@ def _positions_after_padding(g: Scope, pad: int) -> str:
     return g.op("Add", count, g.ints(pad), name=f"{scope}/Add")
 
 
-def _sum_embeddings(g: Scope, config: Config, sizes: LayerSizes, positions: str, kinds: str) -> str:
-    """Return norm(word + type + position): (B, S, E)."""
-    scope, hidden = "embeddings", sizes.hidden
+def _sum_embeddings(
+    g: Scope, config: Config, size: int, epsilon: float, positions: str, kinds: str
+) -> str:
+    """Return norm(word + type + position): (B, S, size)."""
+    scope = "embeddings"
     config.integer("pad_token_id", 0, least=0)
     vocabulary = config.integer("vocab_size")
-    words = blocks.embedding(g, "input_ids", f"{scope}.word_embeddings", vocabulary, hidden)
+    words = blocks.embedding(g, "input_ids", f"{scope}.word_embeddings", vocabulary, size)
     x = g.op("Add", words, kinds, name=f"{scope}/AddTypes")
     x = g.op("Add", x, positions, name=f"{scope}/AddPositions")
-    return blocks.layer_norm(g, x, f"{scope}.LayerNorm", hidden, sizes.epsilon)
+    return blocks.layer_norm(g, x, f"{scope}.LayerNorm", size, epsilon)

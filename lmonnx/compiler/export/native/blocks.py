@@ -7,54 +7,41 @@ finds every `MatMul` by the name of the torch module it came from.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from lmonnx.compiler.export.native.params import Params
-from lmonnx.compiler.graph import GraphBuilder
+from lmonnx.compiler.export.native.activations import ACTIVATIONS as ACTIVATIONS
+from lmonnx.compiler.export.native.scope import Scope as Scope
 
 # Added to a score it leaves nothing: exp(min - max) is 0 in float32.
 MASKED = float(np.finfo(np.float32).min)
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
-    """Where blocks write and read: the graph in the making and the checkpoint's tensors."""
-
-    graph: GraphBuilder
-    params: Params
-
-    def op(self, op_type: str, *inputs: str, name: str, **attributes: object) -> str:
-        """Append a node; see `GraphBuilder.op`."""
-        return self.graph.op(op_type, *inputs, name=f"/{name}", **attributes)  # type: ignore[arg-type]
-
-    def floats(self, value: float) -> str:
-        """Return a float32 scalar constant."""
-        return self.graph.const(value, np.float32)
-
-    def ints(self, *values: int) -> str:
-        """Return an int64 vector constant."""
-        return self.graph.const(values, np.int64)
-
-
 def linear(g: Scope, x: str, name: str, wide: int, out: int, *, bias: bool = True) -> str:
     """Return x·Wᵀ + b: (…, wide) → (…, out)."""
-    weight = g.graph.weight(f"{name}.weight", g.params.transposed(f"{name}.weight", out, wide))
-    y = g.op("MatMul", x, weight, name=f"{name}/MatMul")
+    y = g.op("MatMul", x, matrix(g, f"{name}.weight", wide, out), name=f"{name}/MatMul")
     if not bias:
         return y
     return g.op("Add", y, vector(g, f"{name}.bias", out), name=f"{name}/Add")
 
 
-def linear_row(g: Scope, x: str, name: str, wide: int, out: int) -> str:
+def linear_row(g: Scope, x: str, name: str, wide: int, out: int, *, bias: bool = True) -> str:
     """Return x·Wᵀ + b of a head, one row a text: (B, wide) → (B, out).
 
     A Gemm, where an encoder's layers are MatMul: heads stay in float32 when layers are quantized.
     """
-    weight = g.graph.weight(f"{name}.weight", g.params.transposed(f"{name}.weight", out, wide))
-    return g.op("Gemm", x, weight, vector(g, f"{name}.bias", out), name=f"{name}/Gemm")
+    weight = matrix(g, f"{name}.weight", wide, out)
+    added = (vector(g, f"{name}.bias", out),) if bias else ()
+    return g.op("Gemm", x, weight, *added, name=f"{name}/Gemm")
+
+
+def matrix(g: Scope, name: str, wide: int, out: int) -> str:
+    """Store torch's (out, wide) matrix as (wide, out); layers that share it read it once."""
+    if name in g.graph.initializers:
+        return name
+    return g.graph.weight(name, g.params.transposed(name, out, wide))
 
 
 def vector(g: Scope, name: str, size: int) -> str:
@@ -62,11 +49,11 @@ def vector(g: Scope, name: str, size: int) -> str:
     return g.graph.weight(name, g.params.read(name, size))
 
 
-def layer_norm(g: Scope, x: str, name: str, size: int, epsilon: float) -> str:
+def layer_norm(g: Scope, x: str, name: str, size: int, epsilon: float, *, bias: bool = True) -> str:
     """Normalize over the last axis."""
-    scale, bias = vector(g, f"{name}.weight", size), vector(g, f"{name}.bias", size)
+    vectors = [vector(g, f"{name}.{part}", size) for part in ("weight", "bias")[: 1 + bias]]
     return g.op(
-        "LayerNormalization", x, scale, bias, name=f"{name}/LayerNorm", axis=-1, epsilon=epsilon
+        "LayerNormalization", x, *vectors, name=f"{name}/LayerNorm", axis=-1, epsilon=epsilon
     )
 
 
@@ -79,8 +66,19 @@ def embedding(g: Scope, ids: str, name: str, rows: int, size: int) -> str:
 def first_positions(g: Scope, ids: str, name: str, rows: int, size: int) -> str:
     """Return the first S rows of a position table: (S, size)."""
     table = g.graph.weight(f"{name}.weight", g.params.read(f"{name}.weight", rows, size))
-    shape = g.op("Shape", ids, name=f"{name}/Shape", start=1, end=2)  # (1,) holds S
-    return g.op("Slice", table, g.ints(0), shape, g.ints(0), name=f"{name}/Slice")
+    return g.op("Slice", table, g.ints(0), length(g, ids, name), g.ints(0), name=f"{name}/Slice")
+
+
+def length(g: Scope, ids: str, name: str) -> str:
+    """Return how many positions there are: (B, S) → (1,), which holds S."""
+    return g.op("Shape", ids, name=f"{name}/Shape", start=1, end=2)
+
+
+def split(g: Scope, x: str, name: str, *sizes: int, axis: int = -1) -> list[str]:
+    """Cut an axis into parts of the given sizes."""
+    parts = [f"/{g.turn}{name}/Split_output_{i}" for i in range(len(sizes))]
+    g.op("Split", x, g.ints(*sizes), name=f"{name}/Split", outputs=parts, axis=axis)
+    return parts
 
 
 def additive_mask(g: Scope, attention_mask: str) -> str:
@@ -115,26 +113,44 @@ class LayerSizes:
     epsilon: float
     activation: str
 
+    @property
+    def head(self) -> int:
+        """Return D."""
+        return self.hidden // self.heads
+
+
+# (g, rows, x, mask, prefix, names, sizes) → (B, R, E); see `self_attention`.
+Attention = Callable[[Scope, str, str, str, str, LayerNames, LayerSizes], str]
+
 
 def post_norm_layer(
-    g: Scope, x: str, mask: str, prefix: str, names: LayerNames, sizes: LayerSizes, *, rows: str
+    g: Scope,
+    x: str,
+    mask: str,
+    prefix: str,
+    names: LayerNames,
+    sizes: LayerSizes,
+    *,
+    rows: str,
+    attention: Attention | None = None,
 ) -> str:
     """Return norm(y + ffn(y)), y = norm(q + attention(q, x)): (B, S, E) → (B, R, E).
 
     Args:
         g: Where to write.
         x: (B, S, E), all positions.
-        mask: (B, 1, 1, S), added to the scores.
+        mask: (B, 1, 1, S) or (B, H, R, S), added to the scores.
         prefix: The layer's prefix in the checkpoint.
         names: The modules below the prefix.
         sizes: The layer's sizes.
         rows: (B, R, E): the rows of `x` whose answer is wanted, `x` itself for all. A classifier
             reads only the first token, so its last layer computes only that row.
+        attention: Which attention; `self_attention` where none is given.
 
     Source:
         Vaswani et al., "Attention Is All You Need" (arXiv:1706.03762), section 3.
     """
-    attended = self_attention(g, rows, x, mask, prefix, names, sizes)
+    attended = (attention or self_attention)(g, rows, x, mask, prefix, names, sizes)
     attended = linear(g, attended, prefix + names.attention_out, sizes.hidden, sizes.hidden)
     y = g.op("Add", attended, rows, name=f"{prefix}{names.attention_norm}/Residual")
     y = layer_norm(g, y, prefix + names.attention_norm, sizes.hidden, sizes.epsilon)
@@ -149,25 +165,59 @@ def self_attention(
     g: Scope, rows: str, x: str, mask: str, prefix: str, names: LayerNames, sizes: LayerSizes
 ) -> str:
     """Return softmax(q·kᵀ/√D + mask)·v for H heads: (B, R, E) and (B, S, E) → (B, R, E)."""
-    hidden, heads = sizes.hidden, sizes.heads
-    scope = f"{prefix}attention"
+    q = project_heads(g, rows, prefix + names.query, sizes, [0, 2, 1, 3])  # (B, H, R, D)
+    k = project_heads(g, x, prefix + names.key, sizes, [0, 2, 3, 1])  # (B, H, D, S)
+    v = project_heads(g, x, prefix + names.value, sizes, [0, 2, 1, 3])  # (B, H, S, D)
+    return attend(g, q, k, v, mask, f"{prefix}attention", sizes)
 
-    def split(value: str, name: str, perm: list[int]) -> str:
-        projected = linear(g, value, prefix + name, hidden, hidden)
-        shape = g.ints(0, 0, heads, hidden // heads)
-        parts = g.op("Reshape", projected, shape, name=f"{prefix}{name}/Reshape")
-        return g.op("Transpose", parts, name=f"{prefix}{name}/Transpose", perm=perm)
 
-    q = split(rows, names.query, [0, 2, 1, 3])  # (B, H, R, D)
-    k = split(x, names.key, [0, 2, 3, 1])  # (B, H, D, S)
-    v = split(x, names.value, [0, 2, 1, 3])  # (B, H, S, D)
+def project_heads(g: Scope, x: str, name: str, sizes: LayerSizes, perm: list[int]) -> str:
+    """Return x·Wᵀ + b cut into H heads, its axes (B, S, H, D) in the order of `perm`."""
+    projected = linear(g, x, name, sizes.hidden, sizes.hidden)
+    return cut_heads(g, projected, name, sizes, perm)
+
+
+def cut_heads(g: Scope, x: str, name: str, sizes: LayerSizes, perm: list[int]) -> str:
+    """Cut the last axis into heads: (B, S, E) → (B, S, H, D) in the order of `perm`."""
+    parts = g.op("Reshape", x, g.ints(0, 0, sizes.heads, sizes.head), name=f"{name}/Reshape")
+    return g.op("Transpose", parts, name=f"{name}/Transpose", perm=perm)
+
+
+def attend(
+    g: Scope,
+    q: str,
+    k: str,
+    v: str,
+    mask: str,
+    scope: str,
+    sizes: LayerSizes,
+    *,
+    scale: float | None = None,
+    biases: Sequence[str] = (),
+) -> str:
+    """Return softmax(scale·q·k + biases + mask)·v, heads side by side: (B, R, E).
+
+    Args:
+        g: Where to write.
+        q: (B, H, R, D).
+        k: (B, H, D, S).
+        v: (B, H, S, D).
+        mask: (B, 1, 1, S) or (B, 1 or H, R, S).
+        scope: What the nodes' names start with.
+        sizes: The layer's sizes.
+        scale: 1/√D where none is given.
+        biases: (B, H, R, S) each, added to the scaled scores.
+    """
+    scale = 1 / math.sqrt(sizes.head) if scale is None else scale
     scores = g.op("MatMul", q, k, name=f"{scope}/Scores")
-    scaled = g.op("Mul", scores, g.floats(1 / math.sqrt(hidden // heads)), name=f"{scope}/Scale")
-    masked = g.op("Add", scaled, mask, name=f"{scope}/Mask")
+    scores = g.op("Mul", scores, g.floats(scale), name=f"{scope}/Scale")
+    for index, bias in enumerate(biases):
+        scores = g.op("Add", scores, bias, name=f"{scope}/Bias{index}")
+    masked = g.op("Add", scores, mask, name=f"{scope}/Mask")
     probs = g.op("Softmax", masked, name=f"{scope}/Softmax", axis=-1)
     context = g.op("MatMul", probs, v, name=f"{scope}/Context")
     context = g.op("Transpose", context, name=f"{scope}/Transpose", perm=[0, 2, 1, 3])
-    return g.op("Reshape", context, g.ints(0, 0, hidden), name=f"{scope}/Reshape")
+    return g.op("Reshape", context, g.ints(0, 0, sizes.hidden), name=f"{scope}/Reshape")
 
 
 def first_row(g: Scope, x: str, name: str) -> str:
@@ -178,55 +228,3 @@ def first_row(g: Scope, x: str, name: str) -> str:
 def drop_axis(g: Scope, x: str, name: str) -> str:
     """Drop the position axis of a single row: (B, 1, E) → (B, E)."""
     return g.op("Squeeze", x, g.ints(1), name=f"{name}/Squeeze")
-
-
-def _gelu(g: Scope, x: str, name: str) -> str:
-    """x/2 · (1 + erf(x/√2))  (Hendrycks and Gimpel, arXiv:1606.08415)."""
-    inner = g.op("Div", x, g.floats(math.sqrt(2)), name=f"{name}/Div")
-    erf = g.op("Erf", inner, name=f"{name}/Erf")
-    shifted = g.op("Add", erf, g.floats(1.0), name=f"{name}/Add")
-    product = g.op("Mul", x, shifted, name=f"{name}/Mul")
-    return g.op("Mul", product, g.floats(0.5), name=f"{name}/Half")
-
-
-def _gelu_tanh(g: Scope, x: str, name: str) -> str:
-    """x/2 · (1 + tanh(√(2/π) · (x + 0.044715·x³)))  (the same paper's approximation)."""
-    cube = g.op("Pow", x, g.floats(3.0), name=f"{name}/Pow")
-    small = g.op("Mul", cube, g.floats(0.044715), name=f"{name}/Mul")
-    inner = g.op("Add", x, small, name=f"{name}/Add")
-    inner = g.op("Mul", inner, g.floats(math.sqrt(2 / math.pi)), name=f"{name}/Scale")
-    tanh = g.op("Tanh", inner, name=f"{name}/Tanh")
-    shifted = g.op("Add", tanh, g.floats(1.0), name=f"{name}/Shift")
-    product = g.op("Mul", x, shifted, name=f"{name}/Product")
-    return g.op("Mul", product, g.floats(0.5), name=f"{name}/Half")
-
-
-def _swish(g: Scope, x: str, name: str, beta: float = 1.0) -> str:
-    scaled = x if beta == 1.0 else g.op("Mul", x, g.floats(beta), name=f"{name}/Beta")
-    gate = g.op("Sigmoid", scaled, name=f"{name}/Sigmoid")
-    return g.op("Mul", x, gate, name=f"{name}/Mul")
-
-
-def _mish(g: Scope, x: str, name: str) -> str:
-    tanh = g.op("Tanh", g.op("Softplus", x, name=f"{name}/Softplus"), name=f"{name}/Tanh")
-    return g.op("Mul", x, tanh, name=f"{name}/Mul")
-
-
-def _plain(op_type: str) -> Callable[[Scope, str, str], str]:
-    return lambda g, x, name: g.op(op_type, x, name=f"{name}/{op_type}")
-
-
-# transformers' ACT2FN, as far as encoders use it.
-ACTIVATIONS: dict[str, Callable[[Scope, str, str], str]] = {
-    "gelu": _gelu,
-    "gelu_fast": _gelu_tanh,
-    "gelu_new": _gelu_tanh,
-    "gelu_pytorch_tanh": _gelu_tanh,
-    "mish": _mish,
-    "quick_gelu": lambda g, x, name: _swish(g, x, name, 1.702),
-    "relu": _plain("Relu"),
-    "sigmoid": _plain("Sigmoid"),
-    "silu": _swish,
-    "swish": _swish,
-    "tanh": _plain("Tanh"),
-}

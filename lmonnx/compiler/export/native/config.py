@@ -109,6 +109,27 @@ class Config:
                 f"{', '.join(repr(v) for v in values)}. Try --engine optimum"
             )
 
+    def inert(self, *names: str) -> None:
+        """Pass over fields that this family's code in transformers never reads for the task."""
+        self._asked.update(names)
+
+    def is_null(self, name: str) -> bool:
+        """Say whether the field is there and null, where that is not its default."""
+        return name in self._fields and self._fields[name] is None
+
+    def words(self, name: str) -> list[str]:
+        """Return a list of words, which may be spelled as one text with bars between.
+
+        Raises:
+            StageError: It is neither.
+        """
+        value = self._get(name, [])
+        if isinstance(value, str):
+            return [word.strip() for word in value.lower().split("|") if word.strip()]
+        if not isinstance(value, list) or not all(isinstance(word, str) for word in value):
+            raise StageError(f"config.json: {name} is {value!r}, must be a list of words")
+        return value
+
     def finish(self) -> None:
         """Refuse every field that nobody asked for, but null ones and private ones.
 

@@ -6,7 +6,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from lmonnx.bundle.manifest import Task
-from lmonnx.compiler.export.native import bert, distilbert
+from lmonnx.compiler.export.native import (
+    albert,
+    bert,
+    deberta,
+    distilbert,
+    electra,
+    modernbert,
+    mpnet,
+)
 from lmonnx.compiler.export.native.blocks import Scope
 from lmonnx.compiler.export.native.config import Config
 
@@ -50,5 +58,31 @@ FAMILIES: Mapping[str, Family] = {
         prefix="distilbert.",
         inputs=_TWO,
         heads={Task.TEXT_CLASSIFICATION: distilbert.distilbert_classifier},
+    ),
+    "electra": Family(
+        prefix="electra.",
+        inputs=_THREE,
+        heads={Task.TEXT_CLASSIFICATION: electra.electra_classifier},
+    ),
+    "albert": Family(
+        prefix="albert.",
+        inputs=_THREE,
+        heads={Task.TEXT_CLASSIFICATION: albert.albert_classifier},
+    ),
+    "mpnet": Family(
+        prefix="mpnet.",
+        inputs=_TWO,
+        heads={Task.TEXT_CLASSIFICATION: mpnet.mpnet_classifier},
+        offset_positions=True,
+    ),
+    "modernbert": Family(
+        prefix="model.",
+        inputs=_TWO,
+        heads={Task.TEXT_CLASSIFICATION: modernbert.modernbert_classifier},
+    ),
+    "deberta-v2": Family(
+        prefix="deberta.",
+        inputs=_TWO,
+        heads={Task.TEXT_CLASSIFICATION: deberta.deberta_classifier},
     ),
 }

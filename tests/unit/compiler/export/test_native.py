@@ -24,6 +24,9 @@ QUERY = {
     "bert": "bert.encoder.layer.1.attention.self.query.weight",
     "roberta": "roberta.encoder.layer.1.attention.self.query.weight",
     "distilbert": "distilbert.transformer.layer.1.attention.q_lin.weight",
+    "electra": "electra.encoder.layer.1.attention.self.query.weight",
+    "albert": "albert.encoder.albert_layer_groups.1.albert_layers.0.attention.query.weight",
+    "mpnet": "mpnet.encoder.layer.1.attention.attn.q.weight",
 }
 
 
@@ -203,7 +206,7 @@ def test_an_unknown_activation_is_refused_with_the_known_ones(tmp_path, family):
             StageError,
             r"token_type_embeddings.weight has the shape \(2, 32\)",
         ),
-        ({"model_type": "electra"}, UnsupportedError, "does not build 'electra', only bert"),
+        ({"model_type": "funnel"}, UnsupportedError, "does not build 'funnel', only albert, bert"),
         ({"architectures": ["BertForMaskedLM"]}, UnsupportedError, "names BertForMaskedLM"),
         ({"architectures": []}, UnsupportedError, "names no class.*pass --task"),
         ({"hidden_size": None}, StageError, "lacks hidden_size"),
