@@ -109,7 +109,8 @@ class Parity:
     """How far outputs are from a reference's on the same texts.
 
     `max_difference` is max |Δlogit| and `relative` that over the reference logits' range;
-    `agreement` is the share of texts with the same label.
+    `agreement` is the share of texts with the same label, `clear_agreement` that among the texts
+    that the reference does not leave nearly tied.
     """
 
     reference: str
@@ -117,6 +118,7 @@ class Parity:
     max_difference: float
     relative: float
     agreement: float
+    clear_agreement: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)

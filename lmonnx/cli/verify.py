@@ -85,7 +85,8 @@ def _report(parity: Parity, bundle: Bundle, *, as_json: bool) -> None:
                 "reference": f"{parity.reference}, {parity.texts} texts",
                 "max |Δlogit|": f"{parity.max_difference:.2e}",
                 "of the range": f"{parity.relative:.2e}",
-                "same label": f"{parity.agreement:.2%}",
+                "same label": f"{parity.agreement:.2%} "
+                f"({parity.clear_agreement:.2%} near-ties aside)",
                 "parity": "missed" if missed else "held",
             }
         )
