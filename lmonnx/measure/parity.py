@@ -123,6 +123,8 @@ def require_parity(parity: Parity, precision: Precision) -> None:
         ParityError: float32 differs by more than 1e-4 of the range, or int8 gives another label
             to more than 3% of the texts that the reference does not leave nearly tied.
     """
+    if not np.isfinite(parity.relative):
+        raise ParityError(f"a logit of the bundle or of {parity.reference} is NaN or infinite")
     if precision is Precision.FLOAT32 and not parity.relative <= FLOAT32_TOLERANCE:
         raise ParityError(
             f"max |Δlogit| is {parity.relative:.2e} of the range on {parity.texts} texts, more "

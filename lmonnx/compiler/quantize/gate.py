@@ -126,8 +126,10 @@ class Gate:
             return before - pearson(given[rows], truth[rows])
 
         value = drop(np.arange(len(reference)))
-        if np.isnan(value):
+        if np.isnan(pearson(reference, truth)):
             raise InputError("the gate needs texts whose values differ; give other --data")
+        if np.isnan(value):  # the smaller bundle answers every text alike
+            return 1.0, (1.0, 1.0), "correlation"
         measured = "correlation with " + ("the input bundle" if self.truth is None else "the data")
         return value, self._resampled(drop), measured
 

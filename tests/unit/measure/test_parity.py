@@ -44,3 +44,11 @@ def test_float32_is_held_to_the_range():
     parity = compare(logits, logits + np.float32(0.01), HEAD, "reference")
     with pytest.raises(ParityError, match="of the range"):
         require_parity(parity, Precision.FLOAT32)
+
+
+@pytest.mark.parametrize("precision", Precision)
+def test_nan_is_never_at_parity(precision):
+    logits = np.array([[0.0, 2.0]], np.float32)
+    parity = compare(np.array([[np.nan, 2.0]], np.float32), logits, HEAD, "reference")
+    with pytest.raises(ParityError, match="NaN"):
+        require_parity(parity, precision)
