@@ -39,7 +39,7 @@ def verify(*, bundle: Path, against: str | None, golden: Path | None, as_json: b
     """Compare BUNDLE's logits with a reference's; too far apart ends in exit code 3.
 
     float32 may differ by 1e-4 of the logits' range; int8 may give another label to 3% of the
-    texts. What --against finds is stored in the bundle if it is near enough.
+    texts, near-ties aside. What --against finds is stored in the bundle if it is near enough.
     """
     if (against is None) == (golden is None):
         raise click.UsageError("give one reference: --against CHECKPOINT or --golden FILE")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -210,8 +210,3 @@ def _spec(value: onnx.ValueInfoProto) -> TensorSpec:
     dtype = np.dtype(helper.tensor_dtype_to_np_dtype(tensor.elem_type)).name
     shape = tuple(d.dim_param or int(d.dim_value) for d in tensor.shape.dim)
     return TensorSpec(name=value.name, dtype=dtype, shape=shape)
-
-
-def attributes(node: onnx.NodeProto) -> Mapping[str, Any]:
-    """Return a node's attributes as Python values."""
-    return {a.name: helper.get_attribute_value(a) for a in node.attribute}

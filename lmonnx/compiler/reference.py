@@ -10,6 +10,7 @@ from importlib.util import find_spec
 import numpy as np
 from numpy.typing import NDArray
 
+from lmonnx.bundle.manifest import TextSpec
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.errors import StageError, UnsupportedError
 from lmonnx.runtime.tokenizer import Text
@@ -23,7 +24,7 @@ def is_installed() -> bool:
 
 
 def reference_logits(
-    checkpoint: Checkpoint, texts: Sequence[Text], *, padding_side: str = "right"
+    checkpoint: Checkpoint, texts: Sequence[Text], *, text: TextSpec
 ) -> NDArray[np.float32]:
     """Return a classifier's logits, (N, C), in float32 arithmetic, from padded batches.
 
@@ -32,7 +33,8 @@ def reference_logits(
     Args:
         checkpoint: What answers.
         texts: What is asked; all plain or all pairs.
-        padding_side: Where the bundle pads: absolute positions move with the other side.
+        text: The bundle's, for where it pads (absolute positions move with the other side) and
+            cuts.
 
     Raises:
         UnsupportedError: transformers or torch is not installed.
@@ -46,12 +48,10 @@ def reference_logits(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _logits(checkpoint, texts, padding_side)
+        return _logits(checkpoint, texts, text)
 
 
-def _logits(
-    checkpoint: Checkpoint, texts: Sequence[Text], padding_side: str
-) -> NDArray[np.float32]:
+def _logits(checkpoint: Checkpoint, texts: Sequence[Text], text: TextSpec) -> NDArray[np.float32]:
     import torch
     from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -63,8 +63,7 @@ def _logits(
         ).eval()
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise StageError(f"transformers cannot load {checkpoint.repo}: {error!s:.300}") from error
-    tokenizer.padding_side = padding_side
-    limit = min(tokenizer.model_max_length, _positions(model.config))
+    tokenizer.padding_side = text.source.padding_side.value
     rows = []
     with torch.inference_mode():
         for start in range(0, len(texts), BATCH):
@@ -73,7 +72,7 @@ def _logits(
                 *_columns(chosen),
                 padding=True,
                 truncation=True,
-                max_length=limit,
+                max_length=text.max_length,
                 return_tensors="pt",
             )
             rows.append(model(**batch).logits.float().numpy())
@@ -85,10 +84,3 @@ def _columns(texts: list[Text]) -> list[list[str]]:
     if all(isinstance(text, str) for text in texts):
         return [[str(text) for text in texts]]
     return [[text[0] for text in texts], [text[1] for text in texts]]
-
-
-def _positions(config: object) -> int:
-    rows = int(getattr(config, "max_position_embeddings", 512))
-    pad = getattr(config, "pad_token_id", None)
-    after_padding = getattr(config, "model_type", "") in {"roberta", "xlm-roberta", "camembert"}
-    return rows - (pad + 1 if after_padding and pad is not None else 0)

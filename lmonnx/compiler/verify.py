@@ -23,8 +23,7 @@ def verify_against(
     """
     texts = tuple(parity_sentences())
     progress("reference", 0, 2)
-    side = bundle.manifest.text.source.padding_side.value
-    reference = reference_logits(checkpoint, texts, padding_side=side)
+    reference = reference_logits(checkpoint, texts, text=bundle.manifest.text)
     progress("reference", 1, 2)
     golden = Golden(f"transformers on {checkpoint.repo}", texts, reference)
     parity = measure_parity(TextClassifier(bundle), golden)

@@ -15,7 +15,7 @@ from onnx import helper
 
 from lmonnx.bundle.manifest import GraphSpec
 from lmonnx.compiler.graph import MICROSOFT, WeightFile, graph_spec, load_graph, read_weight
-from lmonnx.compiler.quantize.weights import quantize_columns, quantize_rows
+from lmonnx.compiler.quantize.weights import Columns, quantize_columns, quantize_rows
 
 _AXES_ARE_INPUTS = 18  # the opset from which ReduceMax takes its axes as an input
 TABLE_INPUT = "input_ids"
@@ -145,15 +145,18 @@ class _Rewriter:
 
         By rows it cannot: the rows' scales are applied after the product, the bias after these.
         """
+        matrix = np.asarray(self._read(self.tensors[node.input[1]]))
+        columns = quantize_columns(matrix)
         reader, place = self._bias(node)
         if reader is not None and node.input[0] in self.means:
-            reader.input[place] = self._corrected(node, reader.input[place])
+            error = matrix - columns[0] * columns[1]
+            reader.input[place] = self._corrected(node, reader.input[place], error)
         merge = self.granularity is Granularity.TENSOR and reader and reader.op_type == "Add"
         if merge and reader is not None:
-            self._layer(node, reader.output[0], reader.input[place])
+            self._layer(node, columns, reader.output[0], reader.input[place])
             self.merged.add(_name(reader))
         else:
-            self._layer(node, node.output[0])
+            self._layer(node, columns, node.output[0])
 
     def _bias(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, int]:
         """Return the node that alone reads a product and adds a constant vector, and its place."""
@@ -164,17 +167,15 @@ class _Rewriter:
                     return readers[0], place
         return None, 0
 
-    def _corrected(self, node: onnx.NodeProto, bias: str) -> str:
+    def _corrected(self, node: onnx.NodeProto, bias: str, error: NDArray[np.float32]) -> str:
         """Store bias + E[x]·(W - Ŵ), so that the outputs' mean is that of the float layer.
 
         Source:
             Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
             Correction" (arXiv:1906.04721), section 4.2.
         """
-        matrix = np.asarray(self._read(self.tensors[node.input[1]]))
-        integers, scales = quantize_columns(matrix)
-        error = self.means[node.input[0]] @ (matrix - integers * scales)
-        values = self._read(self.tensors[bias]) + error.astype(np.float32)
+        mean = self.means[node.input[0]] @ error
+        values = self._read(self.tensors[bias]) + mean.astype(np.float32)
         # Of the node, not of the bias: layers that share weights have errors of their own.
         return self._store(f"{_name(node)}/bias_corrected", values)
 
@@ -201,11 +202,10 @@ class _Rewriter:
         )
         return result
 
-    def _layer(self, node: onnx.NodeProto, output: str, bias: str = "") -> None:
+    def _layer(self, node: onnx.NodeProto, columns: Columns, output: str, bias: str = "") -> None:
         x, weight, name = node.input[0], node.input[1], _name(node)
-        integers, scales = quantize_columns(np.asarray(self._read(self.tensors[weight])))
-        q = self._store(f"{weight}_int8", integers)
-        s = self._store(f"{weight}_scale", scales)
+        q = self._store(f"{weight}_int8", columns[0])
+        s = self._store(f"{weight}_scale", columns[1])
         if self.granularity is Granularity.TENSOR:
             u, scale, zero = self._whole(x)
             inputs = [u, q, scale, s, zero, *(["", bias] if bias else [])]
@@ -218,7 +218,8 @@ class _Rewriter:
 
     def _switched_layer(self, node: onnx.NodeProto, index: int) -> None:
         name, result = _name(node), node.output[0]
-        self._layer(node, f"{result}/int8")
+        columns = quantize_columns(np.asarray(self._read(self.tensors[node.input[1]])))
+        self._layer(node, columns, f"{result}/int8")
         node.output[0] = f"{result}/float"
         self.nodes.append(node)
         place = self._store(f"int8/index_{index}", np.array(index, np.int64))

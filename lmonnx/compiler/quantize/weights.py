@@ -10,9 +10,10 @@ SEVEN_BITS = 63
 EIGHT_BITS = 127  # for tables that are looked up, never multiplied as integers
 
 Floats = NDArray[np.float32]
+Columns = tuple[NDArray[np.int8], Floats]  # integers (K, N), scales (N,)
 
 
-def quantize_columns(weights: Floats, limit: int = SEVEN_BITS) -> tuple[NDArray[np.int8], Floats]:
+def quantize_columns(weights: Floats, limit: int = SEVEN_BITS) -> Columns:
     """Round a matrix with one symmetric scale a column.
 
     Args:

@@ -61,13 +61,8 @@ def encoder_sizes(config: Config, *, activation: str = "gelu") -> LayerSizes:
 def encode_first(g: Scope, config: Config, x: str, sizes: LayerSizes) -> str:
     """Return the first row of the last layer: (B, S, E) → (B, E)."""
     mask = blocks.additive_mask(g, "attention_mask")
-    layers = config.integer("num_hidden_layers")
-    for layer in range(layers):
-        last = layer == layers - 1
-        rows = blocks.first_row(g, x, "encoder.first") if last else x
-        prefix = f"encoder.layer.{layer}."
-        x = blocks.post_norm_layer(g, x, mask, prefix, _NAMES, sizes, rows=rows)
-    return blocks.drop_axis(g, x, "encoder.first")
+    count = config.integer("num_hidden_layers")
+    return blocks.encode_first(g, x, mask, count, "encoder.layer.", _NAMES, sizes)
 
 
 def typed_embeddings(g: Scope, config: Config, size: int, epsilon: float) -> str:

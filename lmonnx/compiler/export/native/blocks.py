@@ -161,6 +161,46 @@ def post_norm_layer(
     return layer_norm(g, out, prefix + names.ffn_norm, sizes.hidden, sizes.epsilon)
 
 
+def encode_first(
+    g: Scope,
+    x: str,
+    mask: str,
+    count: int,
+    prefix: str,
+    names: LayerNames,
+    sizes: LayerSizes,
+    *,
+    last_mask: str | None = None,
+) -> str:
+    """Return the first row of the last of `count` layers: (B, S, E) → (B, E).
+
+    Args:
+        g: Where to write.
+        x: (B, S, E), the embeddings.
+        mask: What is added to the scores.
+        count: How many layers.
+        prefix: What the layers' names start with, up to their number.
+        names: The modules of a layer.
+        sizes: The layers' sizes.
+        last_mask: The mask of the first query alone, where queries have masks of their own.
+    """
+    scope = f"{prefix.partition('.')[0]}.first"
+    for layer in range(count):
+        last = layer == count - 1
+        rows = first_row(g, x, scope) if last else x
+        added = last_mask or mask if last else mask
+        x = post_norm_layer(g, x, added, f"{prefix}{layer}.", names, sizes, rows=rows)
+    return drop_axis(g, x, scope)
+
+
+def word_and_position(g: Scope, vocabulary: int, positions: str, size: int, epsilon: float) -> str:
+    """Return norm(word + position) of encoders without token types: (B, S, size)."""
+    scope = "embeddings"
+    words = embedding(g, "input_ids", f"{scope}.word_embeddings", vocabulary, size)
+    x = g.op("Add", words, positions, name=f"{scope}/AddPositions")
+    return layer_norm(g, x, f"{scope}.LayerNorm", size, epsilon)
+
+
 def self_attention(
     g: Scope, rows: str, x: str, mask: str, prefix: str, names: LayerNames, sizes: LayerSizes
 ) -> str:

@@ -34,13 +34,8 @@ def distilbert_classifier(g: Scope, config: Config, classes: int) -> str:
     config.only("pruned_heads", {})
     x = _embeddings(g, config, sizes)
     mask = blocks.additive_mask(g, "attention_mask")
-    layers = config.integer("n_layers")
-    for layer in range(layers):
-        last = layer == layers - 1
-        rows = blocks.first_row(g, x, "transformer.first") if last else x
-        prefix = f"transformer.layer.{layer}."
-        x = blocks.post_norm_layer(g, x, mask, prefix, _NAMES, sizes, rows=rows)
-    row = blocks.drop_axis(g, x, "transformer.first")
+    count = config.integer("n_layers")
+    row = blocks.encode_first(g, x, mask, count, "transformer.layer.", _NAMES, sizes)
     inner = blocks.linear_row(g, row, "pre_classifier", sizes.hidden, sizes.hidden)
     inner = g.op("Relu", inner, name="pre_classifier/Relu")
     return blocks.linear_row(g, inner, "classifier", sizes.hidden, classes)
@@ -48,11 +43,8 @@ def distilbert_classifier(g: Scope, config: Config, classes: int) -> str:
 
 def _embeddings(g: Scope, config: Config, sizes: LayerSizes) -> str:
     """Return norm(word + position): (B, S, E)."""
-    scope, hidden = "embeddings", sizes.hidden
     config.integer("pad_token_id", 0, least=0)
     rows, vocabulary = config.integer("max_position_embeddings"), config.integer("vocab_size")
-    name = f"{scope}.position_embeddings"
-    positions = blocks.first_positions(g, "input_ids", name, rows, hidden)
-    words = blocks.embedding(g, "input_ids", f"{scope}.word_embeddings", vocabulary, hidden)
-    x = g.op("Add", words, positions, name=f"{scope}/AddPositions")
-    return blocks.layer_norm(g, x, f"{scope}.LayerNorm", hidden, sizes.epsilon)
+    name = "embeddings.position_embeddings"
+    positions = blocks.first_positions(g, "input_ids", name, rows, sizes.hidden)
+    return blocks.word_and_position(g, vocabulary, positions, sizes.hidden, sizes.epsilon)

@@ -30,14 +30,8 @@ def mpnet_classifier(g: Scope, config: Config, classes: int) -> str:
     x = _embeddings(g, config, sizes)
     mask = blocks.additive_mask(g, "attention_mask")
     mask = g.op("Add", _position_bias(g, config, sizes.heads), mask, name="mask/AddPositions")
-    layers = config.integer("num_hidden_layers")
-    for layer in range(layers):
-        last = layer == layers - 1
-        rows = blocks.first_row(g, x, "encoder.first") if last else x
-        added = _first_query(g, mask) if last else mask
-        prefix = f"encoder.layer.{layer}."
-        x = blocks.post_norm_layer(g, x, added, prefix, _NAMES, sizes, rows=rows)
-    row = blocks.drop_axis(g, x, "encoder.first")
+    first, count = _first_query(g, mask), config.integer("num_hidden_layers")
+    row = blocks.encode_first(g, x, mask, count, "encoder.layer.", _NAMES, sizes, last_mask=first)
     inner = blocks.linear_row(g, row, "classifier.dense", sizes.hidden, sizes.hidden)
     inner = g.op("Tanh", inner, name="classifier/Tanh")
     return blocks.linear_row(g, inner, "classifier.out_proj", sizes.hidden, classes)
@@ -45,14 +39,12 @@ def mpnet_classifier(g: Scope, config: Config, classes: int) -> str:
 
 def _embeddings(g: Scope, config: Config, sizes: LayerSizes) -> str:
     """Return norm(word + position): (B, S, E)."""
-    scope, hidden = "embeddings", sizes.hidden
     config.only("pad_token_id", _PADDING)
     rows, vocabulary = config.integer("max_position_embeddings"), config.integer("vocab_size")
     ids = bert.positions_after_padding(g, _PADDING)
-    positions = blocks.embedding(g, ids, f"{scope}.position_embeddings", rows, hidden)
-    words = blocks.embedding(g, "input_ids", f"{scope}.word_embeddings", vocabulary, hidden)
-    x = g.op("Add", words, positions, name=f"{scope}/AddPositions")
-    return blocks.layer_norm(g, x, f"{scope}.LayerNorm", hidden, sizes.epsilon)
+    name = "embeddings.position_embeddings"
+    positions = blocks.embedding(g, ids, name, rows, sizes.hidden)
+    return blocks.word_and_position(g, vocabulary, positions, sizes.hidden, sizes.epsilon)
 
 
 def _position_bias(g: Scope, config: Config, heads: int) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -52,10 +50,3 @@ class Params:
                 return candidate
         self._weights.shape(self._prefix + name)  # raises, naming its nearest neighbours
         raise StageError(f"the checkpoint has no tensor {self._prefix + name}")
-
-    def has(self, name: str) -> bool:
-        """Say whether the tensor is there."""
-        return bool({self._prefix + name, name} & self._names)
-
-
-Array = NDArray[Any]
