@@ -27,7 +27,8 @@ class Bundle:
 
         Args:
             path: The bundle's folder.
-            verify: Hash every file, about 1 s a GB; sizes, names and links are always checked.
+            verify: Hash every file, the manifest too, about 1 s a GB; sizes, names and links are
+                always checked.
 
         Raises:
             BundleError: There is no manifest, it is of a newer format, or a file is missing,
@@ -53,6 +54,11 @@ class Bundle:
 
 def _checked_manifest(root: Path, *, verify: bool) -> Manifest:
     manifest = Manifest.from_json(_read_manifest(root), str(root / MANIFEST))
+    if verify and not manifest.is_intact():
+        raise BundleError(
+            f"{root / MANIFEST} is not as it was written (its checksum differs); "
+            "copy or export the bundle again"
+        )
     files = manifest.files or {}
     for name, info in files.items():
         check_file(root, name, info, verify=verify)

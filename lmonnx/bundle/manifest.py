@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -153,6 +154,7 @@ class Manifest:
     files: Mapping[str, FileInfo] | None = None
     history: tuple[Step, ...] = ()
     format: int = FORMAT
+    checksum: str = field(default="", compare=False)  # of all else, made when it is written
 
     def with_step(self, step: Step) -> Manifest:
         """Return a copy whose history ends in `step`."""
@@ -165,7 +167,13 @@ class Manifest:
 
     def to_json(self) -> str:
         """Return the text of lmonnx.json: the same manifest gives the same bytes."""
-        return json.dumps(encode(self), indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+        fields = encode(self)
+        fields["checksum"] = checksum_of(fields)
+        return json.dumps(fields, indent=2, ensure_ascii=False, sort_keys=True) + "\n"
+
+    def is_intact(self) -> bool:
+        """Say whether this is what was written, to the last label and number."""
+        return self.checksum == checksum_of(encode(self))
 
     @classmethod
     def from_json(cls, text: str, where: str) -> Manifest:
@@ -189,3 +197,9 @@ class Manifest:
             return decode(cls, value, MANIFEST)
         except ValueError as error:
             raise BundleError(f"{where} is not a valid manifest: {error}") from error
+
+
+def checksum_of(fields: Mapping[str, Any]) -> str:
+    """Return the sha256 of a manifest's fields but for `checksum`, whatever their order."""
+    kept = {name: value for name, value in fields.items() if name != "checksum"}
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()

@@ -41,6 +41,14 @@ class Commands(click.Group):
         """Return the names in the order of the pipeline, not of the alphabet."""
         return list(self.commands)
 
+    def main(self, *args: Any, **kwargs: Any) -> Any:
+        """Run the group; what --help and --version cannot write is one line too."""
+        try:
+            return super().main(*args, **kwargs)
+        except OSError as error:  # before any command is invoked
+            _report(error, debug=False)
+            sys.exit(_exit_code(error))
+
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; an error exits with its code after one line, or with --debug more."""
         try:
@@ -51,13 +59,17 @@ class Commands(click.Group):
             code = _exit_code(error)
             if code is None:
                 raise
-            if line := _explained(error):
-                if ctx.meta.get(_DEBUG):
-                    traceback.print_exc()
-                click.echo(f"error: {printable(line)}", err=True)
-            if isinstance(error, OSError):
-                _discard_output()
+            _report(error, debug=ctx.meta.get(_DEBUG, False))
             ctx.exit(code)
+
+
+def _report(error: BaseException, *, debug: bool) -> None:
+    if line := _explained(error):
+        if debug:
+            traceback.print_exc()
+        click.echo(f"error: {printable(line)}", err=True)
+    if isinstance(error, OSError):
+        _discard_output()
 
 
 def require_extra(command: str) -> None:

@@ -85,6 +85,8 @@ def file_texts(file: str) -> Iterator[str]:
         InputError: The file cannot be read, or a line is not UTF-8.
     """
     if file == "-":
+        if sys.stdin is None:
+            raise InputError("standard input is closed; give a file to --file, or texts")
         yield from read_texts(sys.stdin.buffer, "standard input")
         return
     try:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.external import external_locations
 from lmonnx.bundle.folder import contained, sha256
-from lmonnx.bundle.manifest import MANIFEST
+from lmonnx.bundle.manifest import MANIFEST, checksum_of
 from lmonnx.errors import BundleError
 
 GRAPH, WEIGHTS, TOKENIZER = "onnx/model.onnx", "onnx/model.onnx_data", "tokenizer.json"
@@ -28,6 +28,7 @@ def rewrite(root: Path, change) -> None:
     """Change the manifest as a forger would."""
     stored = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
     change(stored)
+    stored["checksum"] = checksum_of(stored)
     (root / MANIFEST).write_text(json.dumps(stored), encoding="utf-8")
 
 
@@ -306,3 +307,22 @@ def test_a_contained_path_is_below_its_root(parts):
         return
     assert path != root
     assert Path(os.path.normpath(path)).is_relative_to(root)
+
+
+def test_a_flipped_bit_of_the_manifest_is_refused_or_means_nothing(copied_bundle):
+    whole = (copied_bundle / MANIFEST).read_bytes()
+    wanted = Bundle.open(copied_bundle).manifest
+    for place in range(0, len(whole), 7):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1
+        (copied_bundle / MANIFEST).write_bytes(flipped)
+        with suppress(BundleError):
+            assert Bundle.open(copied_bundle).manifest == wanted
+
+
+def test_a_changed_label_is_refused(copied_bundle):
+    path = copied_bundle / MANIFEST
+    labels = Bundle.open(copied_bundle).manifest.head.labels
+    path.write_text(path.read_text().replace(f'"{labels[0]}"', '"OTHER"'))
+    refused(copied_bundle, "lmonnx.json is not as it was written")
+    assert Bundle.open(copied_bundle, verify=False).manifest.head.labels[0] == "OTHER"
