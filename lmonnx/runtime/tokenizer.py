@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
+from typing import Any
 
 import tokenizers
 
@@ -40,6 +42,7 @@ class Tokenizer:
             self._tokenizer = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # the package raises plain Exception
             raise BundleError(f"{path} is not a tokenizer ({error}); export again") from error
+        _check_templates(path, self._tokenizer.post_processor)
         self._path = path
         # Without a post-processor the fast call forgets which tokens are of a pair's second text.
         fast = self._tokenizer.post_processor is not None
@@ -118,6 +121,22 @@ class Tokenizer:
     def _end(self, part: range, size: int) -> range:
         """Return `size` tokens of a part, cut on the model's truncation side."""
         return part[:size] if self._side is Side.RIGHT else part[max(0, len(part) - size) :]
+
+
+def _check_templates(path: Path, processor: Any) -> None:
+    """Refuse a template that puts in tokens it does not list: the package would panic at a text."""
+    stored = json.loads(processor.__getstate__()) if processor is not None else {}
+    for part in stored.get("processors") or [stored]:
+        listed = part.get("special_tokens")
+        if part.get("type") != "TemplateProcessing" or not isinstance(listed, dict):
+            continue
+        pieces = [*part.get("single", ()), *part.get("pair", ())]
+        used = {piece["SpecialToken"]["id"] for piece in pieces if "SpecialToken" in piece}
+        if missing := sorted(used - listed.keys()):
+            raise BundleError(
+                f"{path}: its template puts in {missing[0]!r:.60}, which its special_tokens lack; "
+                "mend the checkpoint's tokenizer.json and export again"
+            )
 
 
 def _parts(sequence_ids: list[int | None]) -> list[range]:

@@ -48,6 +48,22 @@ def test_a_full_disk_is_one_line(tiny_bundle):
     assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
+@pytest.mark.parametrize("args", ["--help", "--version", "run --help"])
+def test_help_that_cannot_be_written_is_one_line(args):
+    command = f'"{sys.executable}" -m lmonnx {args} > /dev/full'
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+
+
+def test_closed_standard_input_is_one_line(tiny_bundle):
+    command = f'"{sys.executable}" -m lmonnx run "{tiny_bundle}" --file - <&-'
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert done.returncode == 1
+    assert done.stderr.startswith(b"error: standard input is closed")
+    assert done.stderr.count(b"\n") == 1
+
+
 def test_an_interrupt_exits_130_quietly(tiny_bundle):
     command = [sys.executable, "-m", "lmonnx", "run", str(tiny_bundle), "--file", "-"]
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": subprocess.PIPE}

@@ -12,7 +12,8 @@ from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.manifest import Side, TextSpec, TokenizerSpec
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export.vocabulary import TOKENIZER, read_tokenizer
-from lmonnx.errors import StageError
+from lmonnx.errors import BundleError, StageError
+from lmonnx.runtime.tokenizer import Tokenizer as RuntimeTokenizer
 
 # Other clients of the bundle (sentence-transformers, optimum, fastembed) want these beside it.
 COMPANIONS = (
@@ -41,9 +42,8 @@ def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> Text
     for name in COMPANIONS:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, draft.file(name))
-    _check_ids(tokenizer, checkpoint)
     pad_type = settings.get("pad_token_type_id", 0)
-    return TextSpec(
+    text = TextSpec(
         source=TokenizerSpec(
             file=TOKENIZER,
             pad_id=_pad_id(tokenizer, checkpoint, settings),
@@ -53,6 +53,8 @@ def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> Text
         ),
         max_length=min(_limit(settings), positions),
     )
+    _check_ids(tokenizer, checkpoint, _special_ids(draft, text))
+    return text
 
 
 def _pad_id(tokenizer: Tokenizer, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> int:
@@ -76,8 +78,17 @@ def _side(settings: Mapping[str, Any], name: str) -> Side:
     return Side.LEFT if settings.get(name) == "left" else Side.RIGHT
 
 
-def _check_ids(tokenizer: Tokenizer, checkpoint: Checkpoint) -> None:
-    highest = max(tokenizer.get_vocab(with_added_tokens=True).values(), default=-1)
+def _special_ids(draft: Draft, text: TextSpec) -> list[int]:
+    """Return the ids that the runtime's tokenizer puts around texts and pairs."""
+    try:
+        encodings = RuntimeTokenizer(draft.file(TOKENIZER), text).encode(["", ("", "")])
+    except BundleError as error:
+        raise StageError(str(error).replace(f"{draft.path}/", "")) from error
+    return [index for encoding in encodings for index in encoding.ids]
+
+
+def _check_ids(tokenizer: Tokenizer, checkpoint: Checkpoint, special: list[int]) -> None:
+    highest = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *special], default=-1)
     rows = checkpoint.config.get("vocab_size")
     if type(rows) is int and highest >= rows:
         raise StageError(

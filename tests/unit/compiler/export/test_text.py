@@ -10,6 +10,7 @@ from tokenizers import Tokenizer as Library
 from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.manifest import Side
 from lmonnx.compiler.checkpoint import open_checkpoint
+from lmonnx.compiler.export import export
 from lmonnx.compiler.export.text import export_text
 from lmonnx.errors import LmonnxError, StageError, UnsupportedError
 from tests import tiny
@@ -201,3 +202,20 @@ def test_files_may_be_links_as_in_the_hub_cache(tmp_path):
     text_of(tmp_path / "snapshot", tmp_path / "out")
     shutil.rmtree(source)
     assert not any(path.is_symlink() for path in (tmp_path / "out").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda t: t.update(special_tokens={}), r"its template puts in '\[CLS\]'"),
+        (lambda t: t["special_tokens"]["[SEP]"].update(ids=[99_999]), "ids up to 99999"),
+    ],
+)
+def test_a_template_that_does_not_fit_is_one_line_and_no_bundle(tmp_path, change, said):
+    folder = tiny.write_bert(tmp_path / "checkpoint")
+    stored = json.loads((folder / "tokenizer.json").read_text())
+    change(stored["post_processor"])
+    (folder / "tokenizer.json").write_text(json.dumps(stored))
+    with pytest.raises(StageError, match=said) as caught:
+        export(open_checkpoint(str(folder)), tmp_path / "bundle", verify=False)
+    assert "\n" not in str(caught.value) and not (tmp_path / "bundle").exists()
