@@ -66,6 +66,8 @@ def _checked_manifest(root: Path, *, verify: bool) -> Manifest:
     slots = [spec for spec in (text.source, text.target) if spec is not None]
     named = {graph.file for graph in manifest.graphs.values()}
     named |= {spec.file for spec in slots} | {spec.id_map for spec in slots if spec.id_map}
+    if manifest.embedding is not None:
+        named |= {dense.file for dense in manifest.embedding.dense}
     for name in named:
         contained(root, name)
     if unlisted := sorted(named - files.keys()):

@@ -20,6 +20,12 @@ class Task(StrEnum):
     """What a bundle answers, in Hugging Face's names."""
 
     TEXT_CLASSIFICATION = "text-classification"
+    TOKEN_CLASSIFICATION = "token-classification"  # noqa: S105
+    QUESTION_ANSWERING = "question-answering"
+    FILL_MASK = "fill-mask"
+    ZERO_SHOT_CLASSIFICATION = "zero-shot-classification"
+    FEATURE_EXTRACTION = "feature-extraction"
+    TEXT_RANKING = "text-ranking"
 
 
 class Precision(StrEnum):
@@ -36,6 +42,27 @@ class Activation(StrEnum):
     SOFTMAX = "softmax"  # one label of several
     SIGMOID = "sigmoid"  # each label for itself
     NONE = "none"  # regression: the logit is the answer
+
+
+class Pooling(StrEnum):
+    """How the vectors of a text's tokens become one vector."""
+
+    CLS = "cls"  # the first token's
+    MEAN = "mean"
+    MEAN_SQRT = "mean-sqrt"  # the sum over the square root of the number of tokens
+    MAX = "max"
+    LAST = "last"  # the last token's
+    WEIGHTED_MEAN = "weighted-mean"  # token i counts i times, i from 1
+    NONE = "none"  # the graph gives one vector a text
+
+
+class Similarity(StrEnum):
+    """What two vectors are compared by."""
+
+    COSINE = "cosine"
+    DOT = "dot"
+    EUCLIDEAN = "euclidean"  # negated, so that more is nearer
+    MANHATTAN = "manhattan"  # negated too
 
 
 class Side(StrEnum):
@@ -86,6 +113,9 @@ class TokenizerSpec:
     truncation_side: Side = Side.RIGHT
     pad_type_id: int = 0
     id_map: str | None = None  # file of model ids by tokenizer id, where they differ
+    mask_token: str | None = None
+    unk_token: str | None = None
+    clean_up_spaces: bool | None = None  # decoded text loses the spaces before punctuation
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +133,32 @@ class Head:
 
     labels: tuple[str, ...]
     activation: Activation
+
+
+@dataclass(frozen=True, slots=True)
+class Dense:
+    """A layer after pooling: `file` holds (inputs + 1, outputs) float32, its last row the bias."""
+
+    file: str
+    activation: str  # identity, tanh, relu, gelu or sigmoid
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddingSpec:
+    """How outputs become one vector a text: pooling (several are joined), dense layers, norm.
+
+    `prompts` stand before a text, chosen by name; `default_prompt` is the name used unasked.
+    """
+
+    pooling: tuple[Pooling, ...]
+    dimension: int
+    normalize: bool
+    dense: tuple[Dense, ...] = ()
+    similarity: Similarity = Similarity.COSINE
+    prompts: Mapping[str, str] | None = None
+    default_prompt: str | None = None
+    include_prompt: bool = True  # the prompt's tokens are pooled too
+    lower_case: bool = False  # text is lowered before it is tokenized
 
 
 @dataclass(frozen=True, slots=True)
@@ -151,6 +207,7 @@ class Manifest:
     graphs: Mapping[str, GraphSpec]
     text: TextSpec
     head: Head | None = None
+    embedding: EmbeddingSpec | None = None
     files: Mapping[str, FileInfo] | None = None
     history: tuple[Step, ...] = ()
     format: int = FORMAT

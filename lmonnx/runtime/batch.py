@@ -9,19 +9,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.bundle.manifest import Side, TokenizerSpec
+from lmonnx.runtime.session import MAX_TOKENS
 from lmonnx.runtime.tokenizer import Encoding
 
-# Measured best on two cores for 384 to 768 wide encoders: larger ones leave the second-level cache.
-MAX_TOKENS = 512
+# What one more run of a graph costs, in tokens: padding may cost as much before a batch is closed.
+RUN_TOKENS = 32
 
 Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Padded model inputs, name → (B, S), and the encodings' places in the list given."""
+    """Padded model inputs, name → (B, S); `places` are of the encodings in the list given."""
 
     places: tuple[int, ...]
+    encodings: tuple[Encoding, ...]
     inputs: dict[str, Ints]
 
 
@@ -32,7 +34,7 @@ def batches(
     *,
     max_tokens: int = MAX_TOKENS,
 ) -> Iterator[Batch]:
-    """Yield batches of encodings sorted by length, so that little of them is padding.
+    """Yield batches of encodings sorted by length, with no more padding than it pays for.
 
     Args:
         encodings: What to batch; each is in exactly one batch.
@@ -40,17 +42,28 @@ def batches(
         names: The graph's inputs.
         max_tokens: B × S of a batch, padding included; a longer encoding is alone in its batch.
     """
-    order = sorted(range(len(encodings)), key=lambda place: len(encodings[place].ids))
-    start = 0
-    for end in range(1, len(order) + 1):
-        full = end == len(order)
-        if not full:
-            longest = len(encodings[order[end]].ids)
-            full = (end + 1 - start) * longest > max_tokens
-        if full:
-            places = tuple(order[start:end])
-            yield Batch(places, _pad([encodings[p] for p in places], spec, names))
-            start = end
+    lengths = [len(encoding.ids) for encoding in encodings]
+    order = sorted(range(len(encodings)), key=lengths.__getitem__)
+    for start, end in _cuts([lengths[place] for place in order], max_tokens):
+        places = tuple(order[start:end])
+        chosen = tuple(encodings[place] for place in places)
+        yield Batch(places, chosen, _pad(chosen, spec, names))
+
+
+def _cuts(lengths: list[int], max_tokens: int) -> Iterator[tuple[int, int]]:
+    """Yield where batches of ascending lengths start and end.
+
+    A longer encoding joins while the padding that it brings to the others costs less than a run.
+    """
+    start = padding = 0
+    for end in range(1, len(lengths) + 1):
+        if end < len(lengths):
+            rows, longest = end - start, lengths[end]
+            padding += rows * (longest - lengths[end - 1])
+            if (rows + 1) * longest <= max_tokens and padding <= RUN_TOKENS:
+                continue
+        yield start, end
+        start, padding = end, 0
 
 
 def _pad(

@@ -21,8 +21,40 @@ class Long(StrEnum):
     """What to do with text that is longer than the model's `max_length`."""
 
     WINDOW = "window"  # answer every window, and take the mean
+    MAX = "max"  # answer every window, and take each score's highest
     TRUNCATE = "truncate"  # answer the beginning, as transformers does
     ERROR = "error"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """How text that is too long becomes windows.
+
+    `length` is of a window, in tokens, None the model's own; `stride` is how many tokens two
+    neighbours share, None an eighth of the room; `part` says which of a pair slides, None the
+    longer. The other stands beside every window: whole if `part` is said, else at most half.
+    """
+
+    length: int | None = None
+    stride: int | None = None
+    part: int | None = None
+
+
+WHOLE = Cut()
+
+
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Where a window's tokens come from, one entry a token.
+
+    `offsets` are characters of the text, `parts` which text of the pair (None for a special
+    token), `words` the tokenizer's words, `places` the token's place in the uncut text.
+    """
+
+    offsets: list[tuple[int, int]]
+    parts: list[int | None]
+    words: list[int | None]
+    places: list[int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +64,7 @@ class Encoding:
     row: int
     ids: list[int]
     type_ids: list[int]
+    spans: Spans | None = None
 
 
 class Tokenizer:
@@ -51,12 +84,19 @@ class Tokenizer:
         self._tokenizer.no_truncation()
         self._max_length = text.max_length
         self._side = text.source.truncation_side
+        self._cleans = bool(text.source.clean_up_spaces)
         for pair in (False, True):
             if text.max_length - self._tokenizer.num_special_tokens_to_add(pair) < 1 + pair:
                 raise BundleError(f"{path}: max_length {text.max_length} leaves no room for text")
 
     def encode(
-        self, texts: Sequence[Text], long: Long = Long.WINDOW, *, first: int = 0
+        self,
+        texts: Sequence[Text],
+        long: Long = Long.WINDOW,
+        *,
+        first: int = 0,
+        cut: Cut = WHOLE,
+        spans: bool = False,
     ) -> list[Encoding]:
         """Return the windows of every text, in order; a short text has one.
 
@@ -64,57 +104,106 @@ class Tokenizer:
             texts: What to encode.
             long: What to do with a text that is too long.
             first: The `row` of the first text.
+            cut: How long text becomes windows.
+            spans: Say where each token comes from, which costs a little time.
 
         Raises:
-            InputError: A text is too long and `long` is ERROR, or it is no valid Unicode.
+            InputError: A text is too long and `long` is ERROR, it is no valid Unicode, or `cut`
+                leaves no room.
             BundleError: The tokenizer's own file is at fault.
         """
+        limit = self._max_length if cut.length is None else min(cut.length, self._max_length)
         found: list[Encoding] = []
-        for row, whole in enumerate(self._encode(texts, first), first):
-            if len(whole) <= self._max_length:
-                found.append(Encoding(row, whole.ids, whole.type_ids))
+        for row, whole in enumerate(self._encode(texts, first, spans=spans), first):
+            if len(whole) <= limit:
+                places = list(range(len(whole))) if spans else []
+                where = _spans(whole, places) if spans else None
+                found.append(Encoding(row, whole.ids, whole.type_ids, where))
             else:
-                found += self._cut(whole, row, long)
+                found += self._cut(whole, row, long, cut, limit, spans=spans)
         return found
 
     def count(self, texts: Sequence[Text]) -> int:
         """Return how many tokens the texts have together, special tokens included."""
         return sum(len(whole) for whole in self._encode(texts, 0))
 
-    def _encode(self, texts: Sequence[Text], first: int) -> list[tokenizers.Encoding]:
+    @property
+    def subword_prefix(self) -> str:
+        """What a piece that continues a word starts with ("##"), "" where nothing marks it."""
+        return getattr(self._tokenizer.model, "continuing_subword_prefix", None) or ""
+
+    def token(self, index: int) -> str:
+        """Return the token of an id, "" where there is none."""
+        return self._tokenizer.id_to_token(index) or ""
+
+    def id_of(self, token: str) -> int | None:
+        """Return the id of a token, None where the vocabulary lacks it."""
+        index: int | None = self._tokenizer.token_to_id(token)
+        return index
+
+    def join(self, tokens: Sequence[str]) -> str:
+        """Return the text that tokens spell."""
+        decoder = self._tokenizer.decoder
+        return str(decoder.decode(list(tokens))) if decoder else " ".join(tokens)
+
+    def decode(self, ids: Sequence[int], *, skip_special: bool = False) -> str:
+        """Return the text of ids, as transformers decodes it."""
+        text = str(self._tokenizer.decode(list(ids), skip_special_tokens=skip_special))
+        return clean_up_spaces(text) if self._cleans else text
+
+    def _encode(
+        self, texts: Sequence[Text], first: int, *, spans: bool = False
+    ) -> list[tokenizers.Encoding]:
+        encode = self._tokenizer.encode_batch if spans else self._batch
         try:
-            return self._batch(list(texts))
+            return encode(list(texts))
         except (TypeError, UnicodeEncodeError) as error:
             raise InputError(_complaint(texts, first)) from error
         except Exception as error:  # the package raises plain Exception
             raise BundleError(f"{self._path} is at fault: {error}; export again") from error
 
-    def _cut(self, whole: tokenizers.Encoding, row: int, long: Long) -> list[Encoding]:
+    def _cut(
+        self, whole: tokenizers.Encoding, row: int, long: Long, cut: Cut, limit: int, *, spans: bool
+    ) -> list[Encoding]:
         length = len(whole)
         if long is Long.ERROR:
             raise InputError(
-                f"text {row} has {length} tokens, the model takes {self._max_length}; shorten it, "
+                f"text {row} has {length} tokens, the model takes {limit}; shorten it, "
                 "or allow long='window' or 'truncate'"
             )
         parts = _parts(whole.sequence_ids)
-        room = self._max_length - (length - sum(map(len, parts)))
+        room = limit - (length - sum(map(len, parts)))
         if long is Long.TRUNCATE:
             sizes = _longest_first([len(part) for part in parts], room)
             kept = [[self._end(p, size) for p, size in zip(parts, sizes, strict=True)]]
         else:
-            kept = self._windows(parts, room)
+            kept = self._windows(parts, room, cut, row)
         ids, types = whole.ids, whole.type_ids
-        return [Encoding(row, _keep(ids, parts, k), _keep(types, parts, k)) for k in kept]
+        windows = []
+        for ranges in kept:
+            places = _places(length, parts, ranges)
+            where = _spans(whole, places) if spans else None
+            windows.append(
+                Encoding(row, [ids[i] for i in places], [types[i] for i in places], where)
+            )
+        return windows
 
-    def _windows(self, parts: list[range], room: int) -> list[list[range]]:
-        """Slide over the longest part; the other, if any, stands beside every window."""
-        longest = max(range(len(parts)), key=lambda i: len(parts[i]))
+    def _windows(self, parts: list[range], room: int, cut: Cut, row: int) -> list[list[range]]:
+        """Slide over one part; the other, if any, stands beside every window."""
+        slides = max(range(len(parts)), key=lambda i: len(parts[i]))
         shown = [self._end(part, room // 2) for part in parts]
-        size = room - sum(len(part) for i, part in enumerate(shown) if i != longest)
-        overlap = size // 8
-        starts = range(0, max(1, len(parts[longest]) - overlap), size - overlap)
+        if cut.part is not None and cut.part < len(parts):
+            slides, shown = cut.part, parts
+        size = room - sum(len(part) for i, part in enumerate(shown) if i != slides)
+        overlap = size // 8 if cut.stride is None else cut.stride
+        if size < 1 or overlap >= size:
+            raise InputError(
+                f"text {row}: {size} tokens are left for a window of which {overlap} are to be "
+                "shared with the next; shorten the other text, or take a smaller stride"
+            )
+        starts = range(0, max(1, len(parts[slides]) - overlap), size - overlap)
         return [
-            [parts[i][s : s + size] if i == longest else part for i, part in enumerate(shown)]
+            [parts[i][s : s + size] if i == slides else part for i, part in enumerate(shown)]
             for s in starts
         ]
 
@@ -148,14 +237,41 @@ def _parts(sequence_ids: list[int | None]) -> list[range]:
     ]
 
 
-def _keep(values: list[int], parts: list[range], kept: list[range]) -> list[int]:
-    """Return `values` without what lies in `parts` and not in `kept`."""
+def _places(length: int, parts: list[range], kept: list[range]) -> list[int]:
+    """Return 0 … length - 1 without what lies in `parts` and not in `kept`."""
     result: list[int] = []
     end = 0
     for part, keep in zip(parts, kept, strict=True):
-        result += values[end : part.start] + values[keep.start : keep.stop]
+        result += [*range(end, part.start), *keep]
         end = part.stop
-    return result + values[end:]
+    return [*result, *range(end, length)]
+
+
+def _spans(whole: tokenizers.Encoding, places: list[int]) -> Spans:
+    offsets, parts, words = whole.offsets, whole.sequence_ids, whole.word_ids
+    return Spans(
+        [offsets[i] for i in places],
+        [parts[i] for i in places],
+        [words[i] for i in places],
+        places,
+    )
+
+
+def clean_up_spaces(text: str) -> str:
+    """Return text without the spaces before punctuation and within contractions.
+
+    Source:
+        transformers, `PreTrainedTokenizerBase.clean_up_tokenization`.
+    """
+    for spaced, joined in _CLEANED:
+        text = text.replace(spaced, joined)
+    return text
+
+
+_CLEANED = (
+    (" .", "."), (" ?", "?"), (" !", "!"), (" ,", ","), (" ' ", "'"),
+    (" n't", "n't"), (" 'm", "'m"), (" 's", "'s"), (" 've", "'ve"), (" 're", "'re"),
+)  # fmt: skip
 
 
 def _longest_first(lengths: list[int], room: int) -> list[int]:

@@ -50,6 +50,9 @@ def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> Text
             padding_side=_side(settings, "padding_side"),
             truncation_side=_side(settings, "truncation_side"),
             pad_type_id=pad_type if type(pad_type) is int else 0,
+            mask_token=_special(checkpoint, settings, tokenizer, "mask_token"),
+            unk_token=_special(checkpoint, settings, tokenizer, "unk_token"),
+            clean_up_spaces=settings.get("clean_up_tokenization_spaces") is True or None,
         ),
         max_length=min(_limit(settings), positions),
     )
@@ -65,6 +68,19 @@ def _pad_id(tokenizer: Tokenizer, checkpoint: Checkpoint, settings: Mapping[str,
     if index is None:
         index = checkpoint.config.get("pad_token_id")
     return index if type(index) is int else 0
+
+
+def _special(
+    checkpoint: Checkpoint, settings: Mapping[str, Any], tokenizer: Tokenizer, name: str
+) -> str | None:
+    """Return the special token that the tokenizer's files call `name`, if its vocabulary has it."""
+    stored = checkpoint.json_file("special_tokens_map.json") or {}
+    usual = {"mask_token": ("[MASK]", "<mask>"), "unk_token": ("[UNK]", "<unk>")}[name]
+    for token in (stored.get(name), settings.get(name), *usual):
+        text = token.get("content") if isinstance(token, dict) else token
+        if isinstance(text, str) and tokenizer.token_to_id(text) is not None:
+            return text
+    return None
 
 
 def _limit(settings: Mapping[str, Any]) -> int:
