@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -53,6 +54,14 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     count = sum(_NEEDS["shared"][1] in str(report.longrepr) for report in reports)
     if count:
         terminalreporter.write_line(f"{count} tests skipped: LMONNX_SHARED is absent", yellow=True)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keep what this user has tuned out of the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LMONNX_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
 
 
 @pytest.fixture(scope="session")

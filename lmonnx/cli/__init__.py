@@ -1,9 +1,9 @@
 """The command line: every command parses, calls one function and prints one result.
 
 Modules, in the order data meets them: `command` (--debug, errors → exit codes), `options` (what
-several commands take), `compile` (export, optimize, quantize), `verify`, `answer` (run), `score`
-(eval, bench), `show` (inspect, doctor), `render` (results → standard output) and `bars` (progress
-→ standard error).
+several commands take), `compile` (export, optimize, quantize), `verify`, `answer` (run) with
+`forms` (what differs by task), `score` (eval, bench), `tune`, `show` (inspect, doctor), `render`
+(results → standard output) and `bars` (progress → standard error).
 """
 
 import click
@@ -14,6 +14,7 @@ from lmonnx.cli.command import Commands
 from lmonnx.cli.compile import export, optimize, quantize
 from lmonnx.cli.score import bench, evaluate
 from lmonnx.cli.show import doctor, inspect
+from lmonnx.cli.tune import tune
 from lmonnx.cli.verify import verify
 
 __all__ = ["main"]
@@ -39,5 +40,5 @@ def main() -> None:
     """Export, optimize, quantize and run language models on ONNX Runtime, without PyTorch."""
 
 
-for _command in (export, optimize, quantize, verify, run, evaluate, bench, inspect, doctor):
+for _command in (export, optimize, quantize, verify, run, evaluate, bench, tune, inspect, doctor):
     main.add_command(_command)

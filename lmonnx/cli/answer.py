@@ -2,31 +2,87 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 import click
 
-from lmonnx.bundle.fields import encode
+from lmonnx.bundle.manifest import Task
 from lmonnx.cli import options, render
 from lmonnx.cli.command import Command
+from lmonnx.cli.forms import FORMS, Given, Shown
 from lmonnx.errors import InputError
 from lmonnx.runtime.loading import load
-from lmonnx.runtime.pipelines.base import LOOK_AHEAD
-from lmonnx.runtime.pipelines.text_classification import Classification
+from lmonnx.runtime.pipelines import PIPELINES
 from lmonnx.runtime.session import CPU
-from lmonnx.runtime.tokenizer import Long, Text
+from lmonnx.runtime.tokenizer import Long
 
-_COLUMNS = ("label", "score", "text")
+_AT_ONCE = 512  # answers that are printed together
+_COUNT = click.IntRange(min=1)
 
 
-def _top_k(_: click.Context, __: click.Parameter, value: str) -> int | None:
-    if value == "all":
-        return None
+ALL = "all"
+
+
+def _top_k(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == ALL:
+        return value
     if value.isascii() and value.isdigit() and int(value) > 0:
         return int(value)
     raise click.BadParameter(f"{value!r} is neither a number of at least 1 nor 'all'.")
+
+
+_questions = options.together(
+    click.option(
+        "--question", multiple=True, metavar="TEXT", help="A question, for question-answering."
+    ),
+    click.option(
+        "--context",
+        multiple=True,
+        metavar="TEXT",
+        help="Where the answer is; TEXT and --file are contexts too.",
+    ),
+    click.option("--doc-stride", type=_COUNT, metavar="N", help="Tokens that two windows share."),
+    click.option("--max-answer-len", type=_COUNT, metavar="N", help="Tokens of an answer."),
+    click.option(
+        "--handle-impossible-answer",
+        is_flag=True,
+        default=None,
+        help="Allow that there is no answer in the context.",
+    ),
+)
+_entities = options.together(
+    click.option(
+        "--aggregation-strategy",
+        type=click.Choice(["none", "simple", "first", "average", "max"]),
+        help="How tokens become entities, as in transformers; by default none.",
+    ),
+    click.option("--stride", type=_COUNT, metavar="N", help="Cut long text as transformers does."),
+)
+_labels = options.together(
+    click.option(
+        "--candidate-labels", metavar="A,B", help="Labels to choose from, for zero-shot models."
+    ),
+    click.option(
+        "--hypothesis-template",
+        metavar="TEXT",
+        help='What is claimed of a text; by default "This example is {}."',
+    ),
+    click.option(
+        "--multi-label", is_flag=True, default=None, help="Each label is a question of its own."
+    ),
+)
+_vectors = options.together(
+    click.option("--prompt-name", metavar="NAME", help="The bundle's prompt before each text."),
+    click.option("--dimensions", type=_COUNT, metavar="N", help="Cut vectors to N values."),
+    click.option(
+        "--precision",
+        type=click.Choice(["float32", "int8", "uint8", "binary", "ubinary"]),
+        help="The vectors' type.",
+    ),
+)
 
 
 @click.command(
@@ -36,33 +92,50 @@ def _top_k(_: click.Context, __: click.Parameter, value: str) -> int | None:
 Examples:
   lmonnx run sst2-int8 "a gorgeous film" "a waste of time"
   lmonnx run sst2-int8 --file reviews.txt --json > answers.jsonl
-  lmonnx run pairs "Who wrote it?" --text-pair "It was written by Ada."
+  lmonnx run ner --aggregation-strategy simple "Ada Lovelace was born in London"
+  lmonnx run qa --question "Who wrote it?" --context "It was written by Ada."
+  lmonnx run mlm "Paris is the [MASK] of France."
+  lmonnx run nli --candidate-labels travel,cooking "one day I will see the world"
+  lmonnx run reranker --query "capital of France" "Paris" "a loaf of bread"
+  lmonnx run embedder --file lines.txt --json > vectors.jsonl
 """,
 )
 @options.bundle
 @click.argument("texts", nargs=-1, metavar="[TEXT]...")
 @click.option("--file", metavar="PATH", help="Texts, one a line; - is standard input.")
 @click.option(
+    "--task",
+    type=click.Choice([task.value for task in Task]),
+    metavar="TASK",
+    help="Another task that the bundle's graph serves: a classifier trained on NLI also answers "
+    "zero-shot-classification, one of a single label text-ranking.",
+)
+@click.option(
     "--text-pair",
-    "pairs",
     multiple=True,
     metavar="TEXT",
-    help="Second text: once for all texts, or once for each.",
+    help="Second text, for classifiers of pairs: once for all texts, or once for each.",
 )
 @click.option(
     "--top-k",
-    default="1",
-    show_default=True,
     callback=_top_k,
     metavar="N|all",
-    help="How many labels to give, the best first.",
+    help="How many labels, answers, tokens or documents to give, the best first; by default 1 "
+    "label or answer, 5 tokens, all documents.",
 )
+@click.option("--query", metavar="TEXT", help="What documents are ranked for; these are the TEXTs.")
+@_questions
+@_entities
+@click.option(
+    "--targets", multiple=True, metavar="WORD", help="Words to choose from, for fill-mask."
+)
+@_labels
+@_vectors
 @click.option(
     "--long",
     type=click.Choice([rule.value for rule in Long]),
-    default=Long.WINDOW.value,
-    show_default=True,
-    help="Text longer than the model: the mean over windows, the beginning alone, or an error.",
+    help="Text longer than the model: its windows' mean or highest score, the beginning alone, or "
+    "an error; by default what suits the task.",
 )
 @options.as_json
 @options.runtime
@@ -71,30 +144,68 @@ def run(
     bundle: Path,
     texts: tuple[str, ...],
     file: str | None,
-    pairs: tuple[str, ...],
-    top_k: int | None,
-    long: str,
+    task: str | None,
+    long: str | None,
     as_json: bool,
     threads: int | None,
     providers: tuple[str, ...],
+    **asked: Any,  # options of single tasks: forms.py says which
 ) -> None:
     """Answer texts with BUNDLE: TEXT arguments first, then those of --file.
 
-    Answers come in the order of the texts: a table on a terminal, else lines of label, score and
-    text with tabs between. With --json an object a line: label, score, how many windows the text
-    took, and labels when --top-k is not 1.
+    Answers come in the order of the texts: a table on a terminal, else lines of cells with tabs
+    between. With --json a line a text, in the keys of transformers' pipelines: an object for
+    classification, a list for entities and masks, an object a document for rankings, best first.
     """
-    if not texts and file is None:
+    given = {name: value for name, value in asked.items() if value not in (None, ())}
+    for value in given.values():
+        list(_arguments([value] if isinstance(value, str) else _strings(value)))
+    if not texts and file is None and "context" not in given:
         raise click.UsageError("give TEXT, or --file PATH (- is standard input)")
-    given = chain(_arguments(texts), options.file_texts(file) if file is not None else ())
-    items = _paired(given, list(_arguments(pairs)))
-    model = load(bundle, providers=providers or (CPU,), threads=threads, long=long)
-    while chunk := list(islice(items, LOOK_AHEAD)):
-        answers = model.stream(chunk, top_k=top_k)
-        if as_json:
-            render.say("\n".join(_line(answer, top_k) for answer in answers))
-        else:
-            _print_answers(chunk, answers)
+    model = load(
+        bundle,
+        task=task or _implied(given),
+        providers=providers or (CPU,),
+        threads=threads,
+        long=long,
+    )
+    served = next(name for name, kind in PIPELINES.items() if type(model) is kind)
+    form = FORMS[served]
+    if unfit := sorted(given.keys() - form.options):
+        option = unfit[0].replace("_", "-")
+        raise click.UsageError(f"--{option} is not for {served}, which {bundle} answers")
+    if given.get("top_k") == ALL:
+        given["top_k"] = None
+    source = chain(_arguments(texts), options.file_texts(file) if file is not None else ())
+    _print(form.columns, form.ask(model, source, given), as_json=as_json)
+
+
+def _implied(given: Given) -> Task | None:
+    """Return the task that options ask of a classifier's graph."""
+    if "candidate_labels" in given:
+        return Task.ZERO_SHOT_CLASSIFICATION
+    return Task.TEXT_RANKING if "query" in given else None
+
+
+def _strings(value: Any) -> list[str]:
+    return [item for item in value if isinstance(item, str)] if isinstance(value, tuple) else []
+
+
+def _print(columns: tuple[str, ...], answers: Iterator[Shown], *, as_json: bool) -> None:
+    """Print answers some at a time, and before an error those that were given."""
+    while True:
+        chunk: list[Shown] = []
+        try:
+            chunk.extend(islice(answers, _AT_ONCE))
+        finally:
+            if chunk and as_json:
+                render.say("\n".join(render.to_json(line) for line, _ in chunk))
+            elif chunk:
+                rows = [row for _, found in chunk for row in found]
+                cut = columns[-1:] if columns[-1] in {"text", "question"} else ()
+                render.table(columns, rows, right=("score",), cut=cut, header=False)
+        if len(chunk) < _AT_ONCE:
+            return
 
 
 def _arguments(texts: Iterable[str]) -> Iterator[str]:
@@ -107,36 +218,3 @@ def _arguments(texts: Iterable[str]) -> Iterator[str]:
                 f"the argument {shown!r:.80} is not UTF-8; write it to a file and pass --file"
             ) from error
         yield text
-
-
-def _paired(texts: Iterator[str], pairs: Sequence[str]) -> Iterator[Text]:
-    """Put one second text beside every text, or one beside each.
-
-    Raises:
-        UsageError: There are several second texts, and not as many as texts.
-    """
-    if not pairs:
-        return texts
-    if len(pairs) == 1:
-        return ((text, pairs[0]) for text in texts)
-    held = list(islice(texts, len(pairs) + 1))
-    if len(held) != len(pairs):
-        more = "more" if len(held) > len(pairs) else str(len(held))
-        raise click.UsageError(
-            f"{len(pairs)} --text-pair for {more} texts; give one for each, or one for all"
-        )
-    return iter(list(zip(held, pairs, strict=True)))
-
-
-def _line(answer: Classification, top_k: int | None) -> str:
-    line = {"label": answer.label, "score": answer.score, "windows": answer.windows}
-    return render.to_json(line if top_k == 1 else {**line, "labels": encode(answer.labels)})
-
-
-def _print_answers(texts: Sequence[Text], answers: Iterable[Classification]) -> None:
-    rows = [
-        (label.label, f"{label.score:.4f}", text if isinstance(text, str) else " | ".join(text))
-        for text, answer in zip(texts, answers, strict=True)
-        for label in answer.labels
-    ]
-    render.table(_COLUMNS, rows, right=("score",), cut=("text",), header=False)

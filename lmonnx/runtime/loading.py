@@ -10,8 +10,9 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Task
 from lmonnx.errors import InputError
 from lmonnx.runtime.pipelines import PIPELINES, SAME_GRAPH
-from lmonnx.runtime.session import CPU, MAX_TOKENS, SessionConfig
+from lmonnx.runtime.session import CPU
 from lmonnx.runtime.tokenizer import Long
+from lmonnx.runtime.tuned import choose
 
 
 def load(
@@ -31,8 +32,9 @@ def load(
         task: Another task of the same graph: a sequence classifier also serves
             zero-shot-classification (if trained on NLI) and text-ranking (if it has one label).
         providers: onnxruntime's execution providers, in order of preference.
-        threads: Threads a call may use; None takes what the cgroup's quota allows.
-        max_tokens: Tokens of a batch, padding included; None is what suits most CPUs.
+        threads: Threads a call may use; None takes what `lmonnx tune` found best here, else what
+            the cgroup's quota allows.
+        max_tokens: Tokens of a batch, padding included; None is what was tuned, else 512.
         long: What to do with text longer than the model: "window", "max", "truncate" or "error";
             None is the task's own rule.
         verify: Hash every file first; False is for a bundle that was checked already.
@@ -44,7 +46,7 @@ def load(
     """
     bundle = Bundle.open(path, verify=verify)
     names = (providers,) if isinstance(providers, str) else tuple(providers)
-    config = SessionConfig(names, threads, MAX_TOKENS if max_tokens is None else max_tokens)
+    config = choose(bundle, names, threads, max_tokens)
     return PIPELINES[_task(bundle, task)](bundle, config, long=long)
 
 

@@ -33,12 +33,14 @@ class SessionConfig:
     """How to run a graph: on which execution providers, with how many threads, how much at once.
 
     `threads` None means as many as the affinity mask and the cgroup's quota allow; `max_tokens` is
-    B × S of a batch, padding included.
+    B × S of a batch, padding included; `wide_int8` takes the slower int8 kernel that never
+    saturates, which is taken anyway where the other is wrong (see kernels.py).
     """
 
     providers: tuple[str, ...] = (CPU,)
     threads: int | None = None
     max_tokens: int = MAX_TOKENS
+    wide_int8: bool = False
 
     def __post_init__(self) -> None:
         threads = 1 if self.threads is None else self.threads

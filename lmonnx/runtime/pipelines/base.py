@@ -62,7 +62,8 @@ class Pipeline(ABC, Generic[Row]):
         self.config = config or SessionConfig()
         self.tokenizer = Tokenizer(bundle.file(text.source.file), text)
         # No CPU is known whose kernel saturates on 7-bit weights; one that does is made to widen.
-        precise = "MatMulIntegerToFloat" in graph.operators and not int8_is_exact()
+        integers = "MatMulIntegerToFloat" in graph.operators
+        precise = integers and (self.config.wide_int8 or not int8_is_exact())
         self.session = Session(bundle.file(graph.file), graph, self.config, precise=precise)
         self._long = self.LONG if long is None else long_policy(long)
         self._spec = text.source

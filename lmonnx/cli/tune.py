@@ -1,0 +1,62 @@
+"""The command that finds a bundle's fastest settings on this host: tune."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from lmonnx.bundle.fields import encode
+from lmonnx.cli import options, render
+from lmonnx.cli.bars import bars
+from lmonnx.cli.command import Command
+from lmonnx.runtime.session import CPU
+
+
+@click.command(
+    cls=Command,
+    short_help="Find the fastest settings for this host.",
+    epilog="""\b
+Examples:
+  lmonnx tune sst2-int8
+  lmonnx tune sst2-int8 --file reviews.txt --json
+
+\b
+LMONNX_CACHE, else XDG_CACHE_HOME, says where the settings are kept.
+""",
+)
+@options.bundle
+@click.option("--file", metavar="TEXTS", help="Texts like those to come, one a line; - is stdin.")
+@options.as_json
+@options.provider
+def tune(*, bundle: Path, file: str | None, as_json: bool, providers: tuple[str, ...]) -> None:
+    """Measure how many tokens a batch of BUNDLE should hold here, how many threads, which kernel.
+
+    The fastest settings are kept in this user's cache, not in the bundle, and `run`, `bench` and
+    lmonnx.load use them from then on, unless told otherwise. Takes some seconds.
+    """
+    from lmonnx.measure.sentences import gate_sentences
+    from lmonnx.measure.tune import tune as measure
+
+    texts = list(options.file_texts(file)) if file is not None else list(gate_sentences())
+    with bars() as progress:
+        found = measure(bundle, texts, providers=providers or (CPU,), progress=progress)
+    if as_json:
+        render.say(render.to_json(encode(found)))
+        return
+    best = found.settings
+    render.figures(
+        {
+            "threads": str(best.threads),
+            "tokens a batch": str(best.max_tokens),
+            "int8 kernel": "wide" if best.wide_int8 else "default",
+            "against the defaults": f"{found.gain:.2f} ×",
+            "kept in": found.file,
+        }
+    )
+    render.heading("tried")
+    rows = [
+        (str(t.settings.threads), str(t.settings.max_tokens), f"{t.texts_per_s:.0f}")
+        for t in found.trials
+    ]
+    render.table(("threads", "tokens", "texts/s"), rows, right=("texts/s",))

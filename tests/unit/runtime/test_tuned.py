@@ -1,0 +1,88 @@
+"""What was tuned is used by `load` on the same host for the same graph, and by nothing else."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+import lmonnx
+from lmonnx.bundle.bundle import Bundle
+from lmonnx.errors import StageError
+from lmonnx.runtime import tuned
+from lmonnx.runtime.session import CPU, MAX_TOKENS
+from lmonnx.runtime.tuned import Tuned
+
+SETTINGS = Tuned(threads=1, max_tokens=96, wide_int8=True)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("LMONNX_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def test_load_takes_what_was_tuned_unless_told_otherwise(cache, tiny_bundle):
+    assert lmonnx.load(tiny_bundle).config.max_tokens == MAX_TOKENS
+    tuned.write(Bundle.open(tiny_bundle), (CPU,), SETTINGS)
+    config = lmonnx.load(tiny_bundle).config
+    assert (config.threads, config.max_tokens, config.wide_int8) == (1, 96, True)
+    config = lmonnx.load(tiny_bundle, threads=2, max_tokens=64).config
+    assert (config.threads, config.max_tokens) == (2, 64)
+
+
+def test_another_graph_provider_or_host_has_settings_of_its_own(cache, tiny_bundle, monkeypatch):
+    bundle = Bundle.open(tiny_bundle)
+    tuned.write(bundle, (CPU,), SETTINGS)
+    files = {name: replace(info, sha256="0" * 64) for name, info in bundle.manifest.files.items()}
+    other = replace(bundle, manifest=replace(bundle.manifest, files=files))
+    assert tuned.read(bundle, (CPU,)) == SETTINGS
+    assert tuned.read(other, (CPU,)) is None
+    assert tuned.read(bundle, ("CUDAExecutionProvider",)) is None
+    monkeypatch.setattr(tuned, "available_threads", lambda: 77)
+    assert tuned.read(bundle, (CPU,)) is None
+
+
+def test_a_step_that_changes_no_graph_keeps_the_settings(cache, tiny_bundle):
+    bundle = Bundle.open(tiny_bundle)
+    tuned.write(bundle, (CPU,), SETTINGS)
+    step = bundle.manifest.history[0]
+    later = replace(bundle, manifest=bundle.manifest.with_step(step))
+    assert tuned.read(later, (CPU,)) == SETTINGS
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "", "[]", "{}", "\xff", "[" * 4000, " " * 5000,
+        json.dumps({"threads": 0, "max_tokens": 96, "wide_int8": True}),
+        json.dumps({"threads": 1, "max_tokens": 2**40, "wide_int8": True}),
+        json.dumps({"threads": 1, "max_tokens": 96, "wide_int8": 1}),
+        json.dumps({"threads": 1, "max_tokens": 96, "wide_int8": True, "more": 1}),
+    ],
+)  # fmt: skip
+def test_a_damaged_file_is_passed_over(cache, tiny_bundle, text):
+    bundle = Bundle.open(tiny_bundle)
+    path = tuned.write(bundle, (CPU,), SETTINGS)
+    path.write_text(text, encoding="latin-1")
+    assert tuned.read(bundle, (CPU,)) is None
+    assert lmonnx.load(tiny_bundle).config.max_tokens == MAX_TOKENS
+
+
+def test_a_cache_that_cannot_be_written_is_one_line(cache, tiny_bundle):
+    cache.write_text("a file")
+    with pytest.raises(StageError, match="set LMONNX_CACHE"):
+        tuned.write(Bundle.open(tiny_bundle), (CPU,), SETTINGS)
+    assert tuned.read(Bundle.open(tiny_bundle), (CPU,)) is None
+
+
+def test_without_a_home_there_is_nothing_tuned(tiny_bundle, monkeypatch):
+    for name in ("LMONNX_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def no_home() -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(tuned.Path, "home", no_home)
+    assert tuned.read(Bundle.open(tiny_bundle), (CPU,)) is None
+    with pytest.raises(StageError, match="set LMONNX_CACHE"):
+        tuned.write(Bundle.open(tiny_bundle), (CPU,), SETTINGS)
