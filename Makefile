@@ -4,14 +4,15 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 BIN := .venv/bin
 LEAN := .venv-lean/bin
 PARITY := .venv-parity/bin
+INTEROP := .venv-interop/bin
 
-.PHONY: demo test lint lean test-parity bench golden clean
+.PHONY: demo test lint lean test-parity interop golden clean
 
 demo: .venv/.demo
 	$(BIN)/python benchmarks/demo.py
 
 test: .venv/.test
-	$(BIN)/python -m pytest -m "not parity"
+	$(BIN)/python -m pytest -m "not parity and not interop"
 
 lint: .venv/.lint
 	$(BIN)/ruff format --check .
@@ -21,16 +22,21 @@ lint: .venv/.lint
 
 # The runtime's tests where nothing but the core and the cpu extra is installed.
 lean: .venv-lean/.ready
-	$(LEAN)/python -m pytest -m "not parity and not compiler" \
+	$(LEAN)/python -m pytest -m "not parity and not compiler and not interop" \
 	  tests/lean tests/unit/bundle tests/unit/runtime tests/unit/measure tests/property tests/golden
 
 # Against live transformers and optimum, with torch.
 test-parity: .venv-parity/.ready
 	$(PARITY)/python -m pytest tests/parity
 
+# Bundles in other libraries: those that need torch live in the parity environment.
+interop: .venv-interop/.ready .venv-parity/.ready
+	$(INTEROP)/python -m pytest -W ignore tests/interop
+	$(PARITY)/python -m pytest -W ignore tests/interop
+
 golden: .venv-parity/.ready
 	PYTHONPATH=. $(PARITY)/python tests/golden/make.py
-	PYTHONPATH=. $(PARITY)/python tests/golden/make_sentencepiece.py
+	for made in tests/golden/make_*.py; do PYTHONPATH=. $(PARITY)/python $$made; done
 
 .venv/.made:
 	$(PYTHON) -m venv .venv
@@ -62,5 +68,11 @@ golden: .venv-parity/.ready
 	$(PARITY)/python -m pip install --quiet --editable '.[optimum,cpu]' --group parity
 	touch $@
 
+.venv-interop/.ready: pyproject.toml
+	$(PYTHON) -m venv .venv-interop
+	$(INTEROP)/python -m pip install --quiet --upgrade pip
+	$(INTEROP)/python -m pip install --quiet --editable '.[export,spacy]' --group interop
+	touch $@
+
 clean:
-	rm -rf build .venv .venv-lean .venv-parity
+	rm -rf build .venv .venv-lean .venv-parity .venv-interop

@@ -13,9 +13,14 @@ from hypothesis import settings
 
 ROOT = Path(__file__).parents[1]
 SHARED = Path(os.environ.get("LMONNX_SHARED") or ROOT.parent / "shared").absolute()
+MODELS = Path(
+    os.environ.get("LMONNX_MODELS") or Path.home() / ".cache" / "lmonnx" / "models"
+).absolute()
 GOLDEN = ROOT / "tests" / "golden"
 # Folders whose modules import what a marker's extra brings.
-NEEDS_ONNX = tuple(ROOT / "tests" / name for name in ("unit/compiler", "parity", "cli"))
+NEEDS_ONNX = tuple(
+    ROOT / "tests" / name for name in ("unit/compiler", "parity", "cli", "interop")
+)
 
 settings.register_profile("lmonnx", deadline=None, print_blob=True)
 settings.load_profile("lmonnx")
@@ -29,6 +34,7 @@ _NEEDS = {
     "compiler": (_is_there("onnx", "safetensors"), "needs the export extra"),
     "parity": (_is_there("torch", "transformers"), "needs torch and transformers"),
     "shared": (SHARED.is_dir(), "LMONNX_SHARED is absent"),
+    "models": ((MODELS / "all-minilm-l6-v2").is_dir(), "LMONNX_MODELS has no all-minilm-l6-v2"),
 }
 
 
@@ -39,21 +45,22 @@ def pytest_ignore_collect(collection_path: Path) -> bool | None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Skip what this environment cannot run; torch and transformers may warn as they like."""
+    """Skip what this environment cannot run; other libraries may warn as they like."""
     for item in items:
         for marker, (there, reason) in _NEEDS.items():
             if item.get_closest_marker(marker) and not there:
                 item.add_marker(pytest.mark.skip(reason=reason))
-        if item.get_closest_marker("parity"):
+        if item.get_closest_marker("parity") or item.get_closest_marker("interop"):
             item.add_marker(pytest.mark.filterwarnings("ignore"))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """Say how many tests did not run for want of shared material."""
     reports = terminalreporter.stats.get("skipped", [])
-    count = sum(_NEEDS["shared"][1] in str(report.longrepr) for report in reports)
-    if count:
-        terminalreporter.write_line(f"{count} tests skipped: LMONNX_SHARED is absent", yellow=True)
+    for marker in ("shared", "models"):
+        reason = _NEEDS[marker][1]
+        if count := sum(reason in str(report.longrepr) for report in reports):
+            terminalreporter.write_line(f"{count} tests skipped: {reason}", yellow=True)
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -106,3 +113,9 @@ def bert_bundle(bert_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory)
 def shared() -> Path:
     """Give the folder of shared checkpoints and data (shared)."""
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def minilm() -> Path:
+    """Give the fetched all-minilm-l6-v2, a sentence-transformers folder (models)."""
+    return MODELS / "all-minilm-l6-v2"
