@@ -13,8 +13,8 @@ import ml_dtypes
 import numpy as np
 from safetensors.numpy import save_file
 
-from tests import tiny_tensors, tiny_text, torch_files
-from tests.tiny_tensors import Arrays
+from tests import tiny_heads, tiny_tensors, tiny_text, torch_files
+from tests.tiny_tensors import Arrays, Draw
 from tests.tiny_text import MPNET_PIECES, UNIGRAMS, WORDPIECES, byte_pieces, write_json
 
 E, FFN, LAYERS, HEADS, POSITIONS = 32, 64, 2, 4, 64
@@ -141,7 +141,7 @@ def write_weights(folder: Path, arrays: Arrays, form: str = "safetensors") -> No
 
 def _writer(
     defaults: Mapping[str, Any],
-    tensors: Callable[[Mapping[str, Any], int], Arrays],
+    tensors: Callable[[Mapping[str, Any], int], Draw],
     text: Callable[[Path, str], None],
     text_settings: Mapping[str, Any],
 ) -> Callable[..., Path]:
@@ -154,6 +154,7 @@ def _writer(
         tokenizer: str = "json",
         settings: Mapping[str, Any] | None = None,
         edit: Callable[[Arrays], Any] | None = None,
+        task: str | None = None,
         **changes: Any,
     ) -> Path:
         """Write a checkpoint; return its folder.
@@ -166,12 +167,16 @@ def _writer(
             tokenizer: "json" for tokenizer.json, "vocab" for the vocabulary alone.
             settings: What differs in tokenizer_config.json.
             edit: Called with the tensors before they are written.
+            task: Whose class it is; None for sequence classification, or for what `changes` say.
             changes: Fields of config.json that differ; None leaves one out.
         """
         folder.mkdir(parents=True, exist_ok=True)
         merged = {**defaults, **changes}
+        if task:
+            merged["architectures"] = [tiny_heads.class_name(merged["architectures"][0], task)]
         config = {name: value for name, value in merged.items() if value is not None}
-        arrays = _cast(tensors({**defaults, **config}, seed), dtype)
+        full = {**defaults, **config}
+        arrays = _cast(tiny_heads.with_head(tensors(full, seed), full), dtype)
         if edit:
             edit(arrays)
         write_json(folder / "config.json", config)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from tests import tiny
-from tests.tiny_tensors import Arrays, Draw, classes
+from tests.tiny_tensors import Draw
 from tests.tiny_text import WORDPIECES, wordpiece_tokenizer
 
 E, FFN, HEADS, POSITIONS = 32, 48, 4, 64
@@ -74,22 +74,9 @@ UNSHARED = {
 BIASED = {"attention_bias": True, "mlp_bias": True, "norm_bias": True, "classifier_bias": True}
 
 
-class _Draw(Draw):
-    """Tensors that may lack a bias."""
-
-    def part(self, name: str, *shape: int, bias: bool) -> None:
-        start = len(self.arrays)
-        if len(shape) == 2:
-            self.linear(name, *shape)
-        else:
-            self.norm(name, *shape)
-        if not bias:
-            self.arrays.pop(list(self.arrays)[start + 1])
-
-
-def modernbert(config: Mapping[str, Any], seed: int) -> Arrays:
-    """Draw ModernBertForSequenceClassification."""
-    draw, size, wide = _Draw(seed), config["hidden_size"], config["intermediate_size"]
+def modernbert(config: Mapping[str, Any], seed: int) -> Draw:
+    """Draw ModernBertModel."""
+    draw, size, wide = Draw(seed), config["hidden_size"], config["intermediate_size"]
     norm_bias = config["norm_bias"]
     draw.put("model.embeddings.tok_embeddings.weight", config["vocab_size"], size, scale=0.5)
     draw.part("model.embeddings.norm", size, bias=norm_bias)
@@ -103,15 +90,12 @@ def modernbert(config: Mapping[str, Any], seed: int) -> Arrays:
         draw.part(f"{at}mlp.Wi", 2 * wide, size, bias=config["mlp_bias"])
         draw.part(f"{at}mlp.Wo", size, wide, bias=config["mlp_bias"])
     draw.part("model.final_norm", size, bias=norm_bias)
-    draw.part("head.dense", size, size, bias=config["classifier_bias"])
-    draw.part("head.norm", size, bias=norm_bias)
-    draw.linear("classifier", classes(config), size)
-    return draw.arrays
+    return draw
 
 
-def deberta(config: Mapping[str, Any], seed: int) -> Arrays:
-    """Draw DebertaV2ForSequenceClassification, with the parts that its config asks for."""
-    draw, size, wide = _Draw(seed), config["hidden_size"], config["intermediate_size"]
+def deberta(config: Mapping[str, Any], seed: int) -> Draw:
+    """Draw DebertaV2Model, with the parts that its config asks for."""
+    draw, size, wide = Draw(seed), config["hidden_size"], config["intermediate_size"]
     _deberta_embeddings(draw, config)
     spans = config.get("max_relative_positions", -1)
     spans = spans if spans > 0 else config["max_position_embeddings"]
@@ -139,12 +123,10 @@ def deberta(config: Mapping[str, Any], seed: int) -> Arrays:
         draw.linear(f"{at}intermediate.dense", wide, size)
         draw.linear(f"{at}output.dense", size, wide)
         draw.norm(f"{at}output.LayerNorm", size)
-    draw.linear("pooler.dense", size, size)
-    draw.linear("classifier", classes(config), size)
-    return draw.arrays
+    return draw
 
 
-def _deberta_embeddings(draw: _Draw, config: Mapping[str, Any]) -> None:
+def _deberta_embeddings(draw: Draw, config: Mapping[str, Any]) -> None:
     at, size = "deberta.embeddings.", config["hidden_size"]
     narrow = config.get("embedding_size", size)
     draw.put(f"{at}word_embeddings.weight", config["vocab_size"], narrow, scale=0.5)

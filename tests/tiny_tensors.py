@@ -1,4 +1,4 @@
-"""The tensors of the tiny checkpoints: seeded, under torch's names, exact in bfloat16."""
+"""The tensors of the tiny encoders: seeded, under torch's names, exact in bfloat16."""
 
 from __future__ import annotations
 
@@ -32,6 +32,13 @@ class Draw:
         self.put(f"{name}.weight", size, scale=0.1, center=1.0)
         self.put(f"{name}.bias", size, scale=0.1)
 
+    def part(self, name: str, *shape: int, bias: bool) -> None:
+        """Draw a linear layer or a norm that may lack its bias."""
+        draw = self.linear if len(shape) == 2 else self.norm
+        draw(name, *shape)
+        if not bias:
+            self.arrays.pop(f"{name}.bias")
+
     def embeddings(self, at: str, config: Mapping[str, Any], size: int) -> None:
         for name, field in (
             ("word", "vocab_size"),
@@ -43,7 +50,7 @@ class Draw:
         self.norm(f"{at}LayerNorm", size)
 
 
-def bert_tensors(config: Mapping[str, Any], seed: int, prefix: str = "bert.") -> Draw:
+def bert(config: Mapping[str, Any], seed: int, prefix: str = "bert.") -> Draw:
     """Draw the encoder that BERT, RoBERTa and ELECTRA share."""
     draw, size, wide = Draw(seed), config["hidden_size"], config["intermediate_size"]
     narrow = config.get("embedding_size", size)
@@ -62,26 +69,20 @@ def bert_tensors(config: Mapping[str, Any], seed: int, prefix: str = "bert.") ->
     return draw
 
 
+def roberta(config: Mapping[str, Any], seed: int) -> Draw:
+    return bert(config, seed, "roberta.")
+
+
+def electra(config: Mapping[str, Any], seed: int) -> Draw:
+    return bert(config, seed, "electra.")
+
+
 def classes(config: Mapping[str, Any]) -> int:
     """Return how many logits the head of `config` has."""
     return len(config["id2label"]) if "id2label" in config else config.get("num_labels", 2)
 
 
-def bert(config: Mapping[str, Any], seed: int) -> Arrays:
-    draw, size = bert_tensors(config, seed), config["hidden_size"]
-    draw.linear("bert.pooler.dense", size, size)
-    draw.linear("classifier", classes(config), size)
-    return draw.arrays
-
-
-def roberta(config: Mapping[str, Any], seed: int) -> Arrays:
-    draw, size = bert_tensors(config, seed, "roberta."), config["hidden_size"]
-    draw.linear("classifier.dense", size, size)
-    draw.linear("classifier.out_proj", classes(config), size)
-    return draw.arrays
-
-
-def distilbert(config: Mapping[str, Any], seed: int) -> Arrays:
+def distilbert(config: Mapping[str, Any], seed: int) -> Draw:
     draw, size, wide = Draw(seed), config["dim"], config["hidden_dim"]
     at = "distilbert.embeddings."
     draw.put(f"{at}word_embeddings.weight", config["vocab_size"], size, scale=0.5)
@@ -96,19 +97,10 @@ def distilbert(config: Mapping[str, Any], seed: int) -> Arrays:
         draw.linear(f"{at}ffn.lin1", wide, size)
         draw.linear(f"{at}ffn.lin2", size, wide)
         draw.norm(f"{at}output_layer_norm", size)
-    draw.linear("pre_classifier", size, size)
-    draw.linear("classifier", classes(config), size)
-    return draw.arrays
+    return draw
 
 
-def electra(config: Mapping[str, Any], seed: int) -> Arrays:
-    draw, size = bert_tensors(config, seed, "electra."), config["hidden_size"]
-    draw.linear("classifier.dense", size, size)
-    draw.linear("classifier.out_proj", classes(config), size)
-    return draw.arrays
-
-
-def albert(config: Mapping[str, Any], seed: int) -> Arrays:
+def albert(config: Mapping[str, Any], seed: int) -> Draw:
     draw, size, wide = Draw(seed), config["hidden_size"], config["intermediate_size"]
     narrow = config["embedding_size"]
     draw.embeddings("albert.embeddings.", config, narrow)
@@ -122,12 +114,10 @@ def albert(config: Mapping[str, Any], seed: int) -> Arrays:
             draw.linear(f"{at}ffn", wide, size)
             draw.linear(f"{at}ffn_output", size, wide)
             draw.norm(f"{at}full_layer_layer_norm", size)
-    draw.linear("albert.pooler", size, size)
-    draw.linear("classifier", classes(config), size)
-    return draw.arrays
+    return draw
 
 
-def mpnet(config: Mapping[str, Any], seed: int) -> Arrays:
+def mpnet(config: Mapping[str, Any], seed: int) -> Draw:
     draw, size, wide = Draw(seed), config["hidden_size"], config["intermediate_size"]
     draw.embeddings("mpnet.embeddings.", config, size)
     buckets, heads = config["relative_attention_num_buckets"], config["num_attention_heads"]
@@ -140,6 +130,4 @@ def mpnet(config: Mapping[str, Any], seed: int) -> Arrays:
         draw.linear(f"{at}intermediate.dense", wide, size)
         draw.linear(f"{at}output.dense", size, wide)
         draw.norm(f"{at}output.LayerNorm", size)
-    draw.linear("classifier.dense", size, size)
-    draw.linear("classifier.out_proj", classes(config), size)
-    return draw.arrays
+    return draw

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
-from lmonnx.bundle.manifest import GraphSpec, Manifest, Parity, Precision, Side, Source, Task
+from lmonnx.bundle.manifest import GraphSpec, Head, Manifest, Parity, Precision, Side, Source, Task
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export import adopt, traced
+from lmonnx.compiler.export.embedding import export_embedding
 from lmonnx.compiler.export.heads import detect_task, read_head
 from lmonnx.compiler.export.native.build import build_graph, max_positions, native_family
 from lmonnx.compiler.export.text import export_text
@@ -39,6 +40,7 @@ def export(
     task: str | None = None,
     engine: Engine = Engine.AUTO,
     variant: str | None = None,
+    pooling: str | None = None,
     verify: bool = True,
     force: bool = False,
     progress: Progress = silent,
@@ -51,6 +53,7 @@ def export(
         task: A task of the manifest; None is told from config.json.
         engine: What makes the graph.
         variant: For adopt: the suffix of the ONNX file, such as "int8".
+        pooling: For feature-extraction: another pooling than the checkpoint states.
         verify: Compare with transformers' answers, where it is installed.
         force: Replace a bundle that is there.
         progress: Told how far it is.
@@ -60,18 +63,26 @@ def export(
         StageError: The checkpoint is damaged or the target cannot be written.
         ParityError: The bundle answers differently; nothing is written.
     """
-    chosen = _choose(checkpoint, engine, task)
     kind = detect_task(checkpoint, task)
+    head = read_head(checkpoint, kind)
+    if pooling is not None and kind is not Task.FEATURE_EXTRACTION:
+        raise UnsupportedError(f"pooling is for {Task.FEATURE_EXTRACTION}, not for {kind}")
     with draft_at(target, force=force) as draft:
         progress("graph", 0, 1)
-        manifest = _BUILDERS[chosen](checkpoint, kind, draft, variant)
+        built = _BUILDERS[engine](checkpoint, kind, draft, variant)
+        manifest = _manifest(checkpoint, kind, head, draft, built)
+        if kind is Task.FEATURE_EXTRACTION:
+            embedding = export_embedding(checkpoint, draft, built.graph, pooling=pooling)
+            manifest = replace(manifest, embedding=embedding)
         progress("graph", 1, 1)
         finish(draft, manifest)
         made = Bundle.open(draft.path, verify=False)
         parity = (_parity(made, checkpoint, progress),) if verify and is_installed() else ()
-        options = {"engine": chosen.value, "task": kind.value}
+        options = {"engine": built.engine.value, "task": kind.value}
         if variant:
             options["variant"] = variant
+        if pooling is not None:
+            options["pooling"] = pooling
         step = make_step("export", options, packages=("transformers", "torch"), parity=parity)
         finish(draft, manifest.with_step(step))
     return Bundle.open(target, verify=False)
@@ -83,17 +94,29 @@ def _parity(made: Bundle, checkpoint: Checkpoint, progress: Progress) -> Parity:
     return parity
 
 
-def _choose(checkpoint: Checkpoint, engine: Engine, task: str | None) -> Engine:
-    if engine is not Engine.AUTO:
-        return engine
+@dataclass(frozen=True, slots=True)
+class _Built:
+    """A graph in the draft: by what it was made, and how many tokens it takes.
+
+    `padding_side` is set where the graph allows no other than that.
+    """
+
+    engine: Engine
+    graph: GraphSpec
+    positions: int
+    precision: Precision = Precision.FLOAT32
+    padding_side: Side | None = None
+
+
+def _auto(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
     if adopt.find_graphs(checkpoint) and not _has_weights(checkpoint):
-        return Engine.ADOPT
+        return _adopt(checkpoint, task, draft, variant)
     try:
-        native_family(checkpoint, detect_task(checkpoint, task))
+        return _native(checkpoint, task, draft, variant)
     except UnsupportedError:
-        if traced.is_installed():
-            return Engine.OPTIMUM
-    return Engine.NATIVE
+        if variant or not traced.is_installed():
+            raise
+    return _optimum(checkpoint, task, draft, variant)
 
 
 def _has_weights(checkpoint: Checkpoint) -> bool:
@@ -103,34 +126,38 @@ def _has_weights(checkpoint: Checkpoint) -> bool:
         return False
 
 
-def _native(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> Manifest:
-    if variant:
-        raise UnsupportedError("--variant names an ONNX file to adopt; pass --engine adopt")
+def _native(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
+    _refuse_variant(variant)
     family = native_family(checkpoint, task)
-    head = read_head(checkpoint)
+    head = read_head(checkpoint, task)
     draft.file(MODEL_FILE)
-    graph = build_graph(checkpoint, task, len(head.labels), draft.path, MODEL_FILE)
-    manifest = _manifest(checkpoint, task, draft, graph, max_positions(checkpoint, family))
-    # These families read the first token and count positions from it: padding before it moves both.
-    source = replace(manifest.text.source, padding_side=Side.RIGHT)
-    return replace(manifest, text=replace(manifest.text, source=source))
+    classes = len(head.labels) if head else 0
+    graph = build_graph(checkpoint, task, classes, draft.path, MODEL_FILE)
+    positions = max_positions(checkpoint, family)
+    # These families count positions from the first token, and most heads read it: padding before
+    # it moves both.
+    return _Built(Engine.NATIVE, graph, positions, padding_side=Side.RIGHT)
 
 
-def _adopt(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> Manifest:
-    graph, precision = adopt.adopt_graph(checkpoint, draft, variant)
-    positions = adopt.max_positions(checkpoint)
-    return _manifest(checkpoint, task, draft, graph, positions, precision)
+def _adopt(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
+    graph, precision = adopt.adopt_graph(checkpoint, task, draft, variant)
+    return _Built(Engine.ADOPT, graph, adopt.max_positions(checkpoint), precision)
 
 
-def _optimum(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> Manifest:
+def _optimum(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
+    _refuse_variant(variant)
+    with traced.traced_folder(checkpoint, task) as folder:
+        graph, _ = adopt.adopt_graph(folder, task, draft, None)
+    return _Built(Engine.OPTIMUM, graph, adopt.max_positions(checkpoint))
+
+
+def _refuse_variant(variant: str | None) -> None:
     if variant:
         raise UnsupportedError("--variant names an ONNX file to adopt; pass --engine adopt")
-    with traced.traced_folder(checkpoint, task) as folder:
-        graph, _ = adopt.adopt_graph(folder, draft, None)
-    return _manifest(checkpoint, task, draft, graph, adopt.max_positions(checkpoint))
 
 
-_BUILDERS: dict[Engine, Callable[[Checkpoint, Task, Draft, str | None], Manifest]] = {
+_BUILDERS: Mapping[Engine, Callable[[Checkpoint, Task, Draft, str | None], _Built]] = {
+    Engine.AUTO: _auto,
     Engine.NATIVE: _native,
     Engine.ADOPT: _adopt,
     Engine.OPTIMUM: _optimum,
@@ -138,25 +165,27 @@ _BUILDERS: dict[Engine, Callable[[Checkpoint, Task, Draft, str | None], Manifest
 
 
 def _manifest(
-    checkpoint: Checkpoint,
-    task: Task,
-    draft: Draft,
-    graph: GraphSpec,
-    positions: int,
-    precision: Precision = Precision.FLOAT32,
+    checkpoint: Checkpoint, task: Task, head: Head | None, draft: Draft, built: _Built
 ) -> Manifest:
-    head = read_head(checkpoint)
-    shape = next(output.shape for output in graph.outputs if output.name == "logits")
-    logits = shape[-1] if shape else 0
-    if isinstance(logits, int) and logits != len(head.labels):
-        raise StageError(f"the graph gives {logits} logits, config.json names {len(head.labels)}")
+    if head is not None:
+        _check_logits(built.graph, len(head.labels))
+    text = export_text(checkpoint, draft, positions=built.positions)
+    if built.padding_side is not None:
+        text = replace(text, source=replace(text.source, padding_side=built.padding_side))
     return Manifest(
         task=task,
-        precision=precision,
+        precision=built.precision,
         source=Source(
             checkpoint.repo, checkpoint.revision, checkpoint.architecture, checkpoint.license
         ),
-        graphs={"model": graph},
-        text=export_text(checkpoint, draft, positions=positions),
+        graphs={"model": built.graph},
+        text=text,
         head=head,
     )
+
+
+def _check_logits(graph: GraphSpec, classes: int) -> None:
+    shape = next(output.shape for output in graph.outputs if output.name == "logits")
+    logits = shape[-1] if shape else 0
+    if isinstance(logits, int) and logits != classes:
+        raise StageError(f"the graph gives {logits} logits, config.json names {classes}")

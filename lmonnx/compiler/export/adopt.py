@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import onnx
@@ -11,7 +11,7 @@ from onnx import TensorProto
 
 from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.folder import is_plain_name
-from lmonnx.bundle.manifest import GraphSpec, Precision
+from lmonnx.bundle.manifest import GraphSpec, Precision, Task
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.graph import load_graph, save_graph
 from lmonnx.compiler.stage import MODEL_FILE
@@ -21,6 +21,21 @@ _FOLDERS = ("onnx", ".")
 # In the order in which they are taken where none is asked for; "" is float32.
 _SUFFIXES = ("", "int8", "uint8", "quantized", "qint8", "quint8", "q8", "O3", "O2", "O1", "fp32")
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
+# By task, the sets of outputs of which one must be there whole: name → how many axes.
+_TEXT_LOGITS = ({"logits": 2},)
+_OUTPUTS: Mapping[Task, Sequence[Mapping[str, int]]] = {
+    Task.TEXT_CLASSIFICATION: _TEXT_LOGITS,
+    Task.ZERO_SHOT_CLASSIFICATION: _TEXT_LOGITS,
+    Task.TEXT_RANKING: _TEXT_LOGITS,
+    Task.TOKEN_CLASSIFICATION: ({"logits": 3},),
+    Task.QUESTION_ANSWERING: ({"start_logits": 2, "end_logits": 2},),
+    Task.FILL_MASK: ({"logits": 3},),
+    Task.FEATURE_EXTRACTION: (
+        {"last_hidden_state": 3},
+        {"token_embeddings": 3},
+        {"sentence_embedding": 2},
+    ),
+}
 _QUANTIZED = {
     "DynamicQuantizeLinear", "DynamicQuantizeMatMul", "MatMulInteger", "MatMulIntegerToFloat",
     "QLinearMatMul", "QAttention", "MatMulNBits",
@@ -45,17 +60,18 @@ def _candidates(folder: Path, suffix: str) -> Iterator[Path]:
 
 
 def adopt_graph(
-    checkpoint: Checkpoint, draft: Draft, variant: str | None
+    checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None
 ) -> tuple[GraphSpec, Precision]:
     """Copy an ONNX file into the draft with its weights aligned outside it.
 
     Args:
         checkpoint: The folder that holds it.
+        task: What it must give; its outputs keep their names.
         draft: Where it goes.
         variant: The suffix after `model_`; None takes float32, then int8.
 
     Raises:
-        UnsupportedError: There is no such file, or its inputs and outputs are not an encoder's.
+        UnsupportedError: There is no such file, or its inputs and outputs are not the task's.
         StageError: The file is damaged or takes weights from outside the folder.
     """
     path = _pick(checkpoint, variant)
@@ -63,7 +79,7 @@ def adopt_graph(
         model = load_graph(path)
     except (DecodeError, ValueError) as error:
         raise StageError(f"{path} is not an ONNX graph ({error}); fetch it again") from error
-    _check(model, path)
+    _check(model, task, path)
     for tensor in model.graph.initializer:
         for entry in tensor.external_data:
             if entry.key == "location":
@@ -108,16 +124,18 @@ def _pick(checkpoint: Checkpoint, variant: str | None) -> Path:
     )
 
 
-def _check(model: onnx.ModelProto, path: Path) -> None:
+def _check(model: onnx.ModelProto, task: Task, path: Path) -> None:
     weights = {tensor.name for tensor in model.graph.initializer}
     taken = [value for value in model.graph.input if value.name not in weights]
     inputs = {value.name for value in taken}
-    outputs = {value.name for value in model.graph.output}
-    if not {"input_ids", "attention_mask"} <= inputs <= _INPUTS or "logits" not in outputs:
+    given = any(_gives(model, outputs) for outputs in _OUTPUTS[task])
+    if not {"input_ids", "attention_mask"} <= inputs <= _INPUTS or not given:
+        wanted = (_spell(outputs) for outputs in _OUTPUTS[task])
+        outputs = {value.name: _axes(value) for value in model.graph.output}
         raise UnsupportedError(
             f"{path.name} has the inputs {', '.join(sorted(inputs))} and the outputs "
-            f"{', '.join(sorted(outputs))}; a classifier takes {', '.join(sorted(_INPUTS))} "
-            "and gives logits"
+            f"{_spell(outputs)}; {task} takes {', '.join(sorted(_INPUTS))} "
+            f"and gives {' or '.join(wanted)}"
         )
     if any(value.type.tensor_type.elem_type != TensorProto.INT64 for value in taken):
         raise UnsupportedError(f"{path.name} takes ids that are not int64; export it again")
@@ -128,6 +146,23 @@ def _check(model: onnx.ModelProto, path: Path) -> None:
             "export it from the checkpoint instead"
         )
     model.ir_version = min(model.ir_version, _NEWEST_IR)
+
+
+def _gives(model: onnx.ModelProto, wanted: Mapping[str, int]) -> bool:
+    """Say whether all of `wanted` are outputs, with as many axes where the graph states them."""
+    axes = {value.name: _axes(value) for value in model.graph.output}
+    return all(name in axes and axes[name] in (None, count) for name, count in wanted.items())
+
+
+def _axes(value: onnx.ValueInfoProto) -> int | None:
+    tensor = value.type.tensor_type
+    return len(tensor.shape.dim) if tensor.HasField("shape") else None
+
+
+def _spell(outputs: Mapping[str, int | None]) -> str:
+    return " and ".join(
+        name if axes is None else f"{name} ({axes} axes)" for name, axes in outputs.items()
+    )
 
 
 def max_positions(checkpoint: Checkpoint) -> int:

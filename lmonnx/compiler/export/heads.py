@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 
 from lmonnx.bundle.manifest import Activation, Head, Task
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.errors import StageError, UnsupportedError
 
-_ENDINGS: Mapping[str, Task] = {"ForSequenceClassification": Task.TEXT_CLASSIFICATION}
+_ENDINGS: Mapping[str, Task] = {
+    "ForSequenceClassification": Task.TEXT_CLASSIFICATION,
+    "ForTokenClassification": Task.TOKEN_CLASSIFICATION,
+    "ForQuestionAnswering": Task.QUESTION_ANSWERING,
+    "ForMaskedLM": Task.FILL_MASK,
+}
 _PROBLEMS = {
     "regression": Activation.NONE,
     "multi_label_classification": Activation.SIGMOID,
@@ -17,7 +23,9 @@ _PROBLEMS = {
 
 
 def detect_task(checkpoint: Checkpoint, asked: str | None) -> Task:
-    """Return the task that was asked for, or the one that the checkpoint's class is for.
+    """Return the task that was asked for, or the one that the checkpoint is for.
+
+    A folder with modules.json is a sentence-transformers model, whatever class its encoder has.
 
     Raises:
         UnsupportedError: The task is not supported, or cannot be told from config.json.
@@ -28,23 +36,39 @@ def detect_task(checkpoint: Checkpoint, asked: str | None) -> Task:
             return Task(asked)
         except ValueError as error:
             raise UnsupportedError(f"the task {asked!r} is not supported, only {known}") from error
+    if (checkpoint.path / "modules.json").is_file():
+        return Task.FEATURE_EXTRACTION
     classes = checkpoint.config.get("architectures") or []
     names = [name for name in classes if isinstance(name, str)]
     for name in names:
         for ending, task in _ENDINGS.items():
             if name.endswith(ending):
                 return task
+        if _is_base_model(name, checkpoint.architecture):
+            return Task.FEATURE_EXTRACTION
     said = f"config.json names {', '.join(names)}" if names else "config.json names no class"
-    raise UnsupportedError(f"{said}, which is for no supported task ({known}); pass --task")
+    raise UnsupportedError(
+        f"{said}, which states none of the tasks {known}; --task chooses one, if the weights have "
+        "its head"
+    )
 
 
-def read_head(checkpoint: Checkpoint) -> Head:
-    """Return labels and activation as transformers' text-classification pipeline has them.
+def _is_base_model(name: str, model_type: str) -> bool:
+    """Say whether a class is its architecture without a head: xlm-roberta's is XLMRobertaModel."""
+    return name.lower() == re.sub(r"[-_]", "", model_type).lower() + "model"
+
+
+def read_head(checkpoint: Checkpoint, task: Task) -> Head | None:
+    """Return labels and activation as transformers' pipeline of `task` has them; None without.
 
     Raises:
         StageError: id2label does not name every class from 0 on.
-        UnsupportedError: problem_type is unknown.
+        UnsupportedError: The labels do not fit the task, or a setting of the scores is unknown.
     """
+    return _HEADS[task](checkpoint)
+
+
+def _classifier(checkpoint: Checkpoint) -> Head:
     labels = _labels(checkpoint)
     problem = checkpoint.config.get("problem_type")
     if problem is None:
@@ -56,6 +80,65 @@ def read_head(checkpoint: Checkpoint) -> Head:
     # One label is never a choice between labels: transformers takes the sigmoid.
     single = len(labels) == 1 and problem == "single_label_classification"
     return Head(labels, Activation.SIGMOID if single else _PROBLEMS[problem])
+
+
+def _token_classifier(checkpoint: Checkpoint) -> Head:
+    return Head(_labels(checkpoint), Activation.SOFTMAX)
+
+
+def _zero_shot(checkpoint: Checkpoint) -> Head:
+    labels = _labels(checkpoint)
+    if not any(label.lower().startswith("entail") for label in labels):
+        raise UnsupportedError(
+            f"config.json names the labels {', '.join(labels):.200}, none of which starts with "
+            "'entail'; zero-shot-classification needs a model of natural language inference"
+        )
+    return Head(labels, Activation.SOFTMAX)
+
+
+def _ranker(checkpoint: Checkpoint) -> Head:
+    """Return the label and activation of sentence-transformers' CrossEncoder."""
+    labels = _labels(checkpoint)
+    if len(labels) != 1:
+        raise UnsupportedError(
+            f"config.json names {len(labels)} labels, text-ranking needs one, the score; "
+            "try --task text-classification"
+        )
+    nested = checkpoint.config.get("sentence_transformers")
+    stated = nested.get("activation_fn") if isinstance(nested, dict) else None
+    name = stated or checkpoint.config.get("sbert_ce_default_activation_function") or "Sigmoid"
+    last = str(name).rpartition(".")[2]
+    if last not in _RANKER_ACTIVATIONS:
+        raise UnsupportedError(
+            f"config.json: the cross-encoder's activation is {name!r}, must end in one of "
+            f"{', '.join(_RANKER_ACTIVATIONS)}"
+        )
+    return Head(labels, _RANKER_ACTIVATIONS[last])
+
+
+def _span(checkpoint: Checkpoint) -> None:
+    count = len(_labels(checkpoint))
+    if count != 2:
+        raise UnsupportedError(
+            f"config.json names {count} labels, question-answering needs the two of an answer's "
+            "start and end; remove id2label and num_labels if the weights have two"
+        )
+
+
+def _no_labels(checkpoint: Checkpoint) -> None:
+    del checkpoint
+
+
+_RANKER_ACTIVATIONS = {"Sigmoid": Activation.SIGMOID, "Identity": Activation.NONE}
+_HEADS: Mapping[Task, Callable[[Checkpoint], Head | None]] = {
+    Task.TEXT_CLASSIFICATION: _classifier,
+    Task.ZERO_SHOT_CLASSIFICATION: _zero_shot,
+    Task.TEXT_RANKING: _ranker,
+    Task.TOKEN_CLASSIFICATION: _token_classifier,
+    Task.QUESTION_ANSWERING: _span,
+    Task.FILL_MASK: _no_labels,
+    Task.FEATURE_EXTRACTION: _no_labels,
+}
 
 
 def _labels(checkpoint: Checkpoint) -> tuple[str, ...]:

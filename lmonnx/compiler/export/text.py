@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.manifest import Side, TextSpec, TokenizerSpec
 from lmonnx.compiler.checkpoint import Checkpoint
+from lmonnx.compiler.export.sentence_transformers import max_seq_length
 from lmonnx.compiler.export.vocabulary import TOKENIZER, read_tokenizer
 from lmonnx.errors import BundleError, StageError
 from lmonnx.runtime.tokenizer import Tokenizer as RuntimeTokenizer
@@ -54,7 +55,8 @@ def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> Text
             unk_token=_special(checkpoint, settings, tokenizer, "unk_token"),
             clean_up_spaces=settings.get("clean_up_tokenization_spaces") is True or None,
         ),
-        max_length=min(_limit(settings), positions),
+        # sentence-transformers puts its own length in the place of the tokenizer's.
+        max_length=min(max_seq_length(checkpoint) or _limit(settings), positions),
     )
     _check_ids(tokenizer, checkpoint, _special_ids(draft, text))
     return text

@@ -17,6 +17,12 @@ from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.graph import OPSET
 from lmonnx.errors import StageError, UnsupportedError
 
+# Where optimum has another name: one graph serves these tasks.
+_OPTIMUM_TASKS = {
+    Task.TEXT_RANKING: Task.TEXT_CLASSIFICATION,
+    Task.ZERO_SHOT_CLASSIFICATION: Task.TEXT_CLASSIFICATION,
+}
+
 
 def is_installed() -> bool:
     """Say whether the `optimum` extra is there."""
@@ -53,7 +59,9 @@ def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
             main_export(
                 str(checkpoint.path),
                 output=folder,
-                task=task.value,
+                task=_OPTIMUM_TASKS.get(task, task).value,
+                # Of a sentence-transformers model too, the encoder alone is traced.
+                library_name="transformers",
                 opset=OPSET,
                 do_validation=False,
                 trust_remote_code=False,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lmonnx.compiler.export.native import bert, blocks
-from lmonnx.compiler.export.native.blocks import LayerNames, LayerSizes, Scope
+from lmonnx.compiler.export.native.blocks import Encoded, LayerNames, Scope
 from lmonnx.compiler.export.native.config import Config
 
 _NAMES = LayerNames(
@@ -29,28 +29,21 @@ _INERT = (
 )
 
 
-def albert_classifier(g: Scope, config: Config, classes: int) -> str:
-    """Return AlbertForSequenceClassification's logits: (B, S) → (B, C)."""
+def encode_albert(g: Scope, config: Config, *, first: bool) -> Encoded:
+    """Return AlbertModel's last hidden states: (B, S) → (B, S, E), or (B, E) if `first`."""
     sizes = bert.encoder_sizes(config, activation="gelu_new")
     config.inert(*_INERT)
     narrow = config.integer("embedding_size", 128)
     x = bert.typed_embeddings(g, config, narrow, sizes.epsilon)
     x = blocks.linear(g, x, "encoder.embedding_hidden_mapping_in", narrow, sizes.hidden)
-    row = _encode_first(g, config, x, sizes)
-    pooled = blocks.linear_row(g, row, "pooler", sizes.hidden, sizes.hidden)
-    pooled = g.op("Tanh", pooled, name="pooler/Tanh")
-    return blocks.linear_row(g, pooled, "classifier", sizes.hidden, classes)
-
-
-def _encode_first(g: Scope, config: Config, x: str, sizes: LayerSizes) -> str:
-    """Return the first row of the last layer: (B, S, E) → (B, E)."""
     mask = blocks.additive_mask(g, "attention_mask")
     passes = _passes(config)
     for place, (layer, prefix) in enumerate(passes, 1):
-        rows = blocks.first_row(g, x, "encoder.first") if place == len(passes) else x
+        alone = first and place == len(passes)
+        rows = blocks.first_row(g, x, "encoder.first") if alone else x
         turn = replace(g, turn=f"layer.{layer}.")
         x = blocks.post_norm_layer(turn, x, mask, prefix, _NAMES, sizes, rows=rows)
-    return blocks.drop_axis(g, x, "encoder.first")
+    return Encoded(blocks.drop_axis(g, x, "encoder.first") if first else x, sizes)
 
 
 def _passes(config: Config) -> list[tuple[int, str]]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 from lmonnx.compiler.export.native import blocks
-from lmonnx.compiler.export.native.blocks import LayerNames, LayerSizes, Scope
+from lmonnx.compiler.export.native.blocks import Encoded, LayerNames, LayerSizes, Scope
 from lmonnx.compiler.export.native.config import Config
 
 _NAMES = LayerNames(
@@ -23,23 +23,18 @@ _NAMES = LayerNames(
 )
 
 
-def bert_classifier(g: Scope, config: Config, classes: int) -> str:
-    """Return BertForSequenceClassification's logits: (B, S) → (B, C)."""
+def encode_bert(g: Scope, config: Config, *, first: bool) -> Encoded:
+    """Return BertModel's last hidden states: (B, S) → (B, S, E), or (B, E) if `first`."""
     sizes = encoder_sizes(config)
     x = typed_embeddings(g, config, sizes.hidden, sizes.epsilon)
-    row = encode_first(g, config, x, sizes)
-    pooled = blocks.linear_row(g, row, "pooler.dense", sizes.hidden, sizes.hidden)
-    pooled = g.op("Tanh", pooled, name="pooler/Tanh")
-    return blocks.linear_row(g, pooled, "classifier", sizes.hidden, classes)
+    return encode_layers(g, config, x, sizes, first=first)
 
 
-def roberta_classifier(g: Scope, config: Config, classes: int) -> str:
-    """Return RobertaForSequenceClassification's logits: (B, S) → (B, C)."""
+def encode_roberta(g: Scope, config: Config, *, first: bool) -> Encoded:
+    """Return RobertaModel's last hidden states: (B, S) → (B, S, E), or (B, E) if `first`."""
     sizes = encoder_sizes(config)
-    row = encode_first(g, config, _roberta_embeddings(g, config, sizes), sizes)
-    inner = blocks.linear_row(g, row, "classifier.dense", sizes.hidden, sizes.hidden)
-    inner = g.op("Tanh", inner, name="classifier/Tanh")
-    return blocks.linear_row(g, inner, "classifier.out_proj", sizes.hidden, classes)
+    x = _roberta_embeddings(g, config, sizes)
+    return encode_layers(g, config, x, sizes, first=first)
 
 
 def encoder_sizes(config: Config, *, activation: str = "gelu") -> LayerSizes:
@@ -58,11 +53,11 @@ def encoder_sizes(config: Config, *, activation: str = "gelu") -> LayerSizes:
     return sizes
 
 
-def encode_first(g: Scope, config: Config, x: str, sizes: LayerSizes) -> str:
-    """Return the first row of the last layer: (B, S, E) → (B, E)."""
+def encode_layers(g: Scope, config: Config, x: str, sizes: LayerSizes, *, first: bool) -> Encoded:
+    """Return what the last layer gives: (B, S, E) → (B, S, E), or (B, E) if `first`."""
     mask = blocks.additive_mask(g, "attention_mask")
     count = config.integer("num_hidden_layers")
-    return blocks.encode_first(g, x, mask, count, "encoder.layer.", _NAMES, sizes)
+    return blocks.encode(g, x, mask, count, "encoder.layer.", _NAMES, sizes, first=first)
 
 
 def typed_embeddings(g: Scope, config: Config, size: int, epsilon: float) -> str:

@@ -28,7 +28,7 @@ def linear(g: Scope, x: str, name: str, wide: int, out: int, *, bias: bool = Tru
 
 
 def linear_row(g: Scope, x: str, name: str, wide: int, out: int, *, bias: bool = True) -> str:
-    """Return x·Wᵀ + b of a head, one row a text: (B, wide) → (B, out).
+    """Return x·Wᵀ + b of a head, one row a text or a token: (rows, wide) → (rows, out).
 
     A Gemm, where an encoder's layers are MatMul: heads stay in float32 when layers are quantized.
     """
@@ -119,6 +119,14 @@ class LayerSizes:
         return self.hidden // self.heads
 
 
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """What an encoder hands to a head: (B, S, E), or (B, E) where the head reads the first row."""
+
+    x: str
+    sizes: LayerSizes
+
+
 # (g, rows, x, mask, prefix, names, sizes) → (B, R, E); see `self_attention`.
 Attention = Callable[[Scope, str, str, str, str, LayerNames, LayerSizes], str]
 
@@ -143,8 +151,7 @@ def post_norm_layer(
         prefix: The layer's prefix in the checkpoint.
         names: The modules below the prefix.
         sizes: The layer's sizes.
-        rows: (B, R, E): the rows of `x` whose answer is wanted, `x` itself for all. A classifier
-            reads only the first token, so its last layer computes only that row.
+        rows: (B, R, E): the rows of `x` whose answer is wanted, `x` itself for all.
         attention: Which attention; `self_attention` where none is given.
 
     Source:
@@ -161,7 +168,7 @@ def post_norm_layer(
     return layer_norm(g, out, prefix + names.ffn_norm, sizes.hidden, sizes.epsilon)
 
 
-def encode_first(
+def encode(
     g: Scope,
     x: str,
     mask: str,
@@ -170,9 +177,10 @@ def encode_first(
     names: LayerNames,
     sizes: LayerSizes,
     *,
-    last_mask: str | None = None,
-) -> str:
-    """Return the first row of the last of `count` layers: (B, S, E) → (B, E).
+    first: bool,
+    first_mask: str | None = None,
+) -> Encoded:
+    """Return what the last of `count` layers gives: (B, S, E) → (B, S, E), or (B, E) if `first`.
 
     Args:
         g: Where to write.
@@ -182,15 +190,16 @@ def encode_first(
         prefix: What the layers' names start with, up to their number.
         names: The modules of a layer.
         sizes: The layers' sizes.
-        last_mask: The mask of the first query alone, where queries have masks of their own.
+        first: Only the first row is wanted, so the last layer computes only that row.
+        first_mask: The mask of the first query alone, where queries have masks of their own.
     """
     scope = f"{prefix.partition('.')[0]}.first"
     for layer in range(count):
-        last = layer == count - 1
-        rows = first_row(g, x, scope) if last else x
-        added = last_mask or mask if last else mask
+        alone = first and layer == count - 1
+        rows = first_row(g, x, scope) if alone else x
+        added = first_mask or mask if alone else mask
         x = post_norm_layer(g, x, added, f"{prefix}{layer}.", names, sizes, rows=rows)
-    return drop_axis(g, x, scope)
+    return Encoded(drop_axis(g, x, scope) if first else x, sizes)
 
 
 def word_and_position(g: Scope, vocabulary: int, positions: str, size: int, epsilon: float) -> str:

@@ -22,6 +22,13 @@ def build_graph(
 ) -> GraphSpec:
     """Write the checkpoint's graph to `folder`/`file` and its weights beside it.
 
+    Args:
+        checkpoint: What to build.
+        task: Which head stands on the encoder.
+        classes: How many labels there are; no matter to tasks without labels.
+        folder: Where the graph goes.
+        file: What it is called.
+
     Raises:
         UnsupportedError: The architecture, the task or a field of config.json is not built here.
         StageError: A tensor is missing, of another shape, or damaged.
@@ -34,10 +41,12 @@ def build_graph(
         graph = GraphBuilder(weights)
         for name in family.inputs:
             graph.input(name, np.int64, ("batch_size", "sequence_length"))
-        scope = Scope(graph, Params(checkpoint.weights(), family.prefix))
-        logits = family.heads[task](scope, config, classes)
+        params, head = Params(checkpoint.weights(), family.prefix), family.heads[task]
+        encoded = family.encoder(Scope(graph, params), config, first=head.reads_first(config))
+        outputs = head(Scope(graph, params.of_head(task)), config, encoded, classes)
         config.finish()
-        graph.output(logits, "logits", np.float32, ("batch_size", classes))
+        for output in outputs:
+            graph.output(output.value, output.name, np.float32, output.shape)
     finally:
         weights.close()
     model = graph.model(checkpoint.architecture)

@@ -26,7 +26,7 @@ INERT = frozenset(
     pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
     initializer_factor language model_max_length training_args vocab_size_or_config_json_file
     attn_implementation auto_map custom_pipelines sentence_transformers adapters onnx
-    tf_legacy_loss tie_encoder_decoder use_bfloat16
+    tf_legacy_loss tie_encoder_decoder use_bfloat16 sbert_ce_default_activation_function
     """.split()
 )
 
@@ -147,6 +147,11 @@ class Config:
     def _get(self, name: str, default: Any) -> Any:
         self._asked.add(name)
         value = self._fields.get(name)
+        if value is None and default and name in self._fields:
+            raise StageError(
+                f"config.json: {name} is null, which is not its default {default!r}; state a "
+                "value, or remove the field"
+            )
         if value is None:
             value = default
         if value is None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lmonnx.compiler.export.native import blocks, relative
-from lmonnx.compiler.export.native.blocks import LayerNames, LayerSizes, Scope
+from lmonnx.compiler.export.native.blocks import Encoded, LayerNames, LayerSizes, Scope
 from lmonnx.compiler.export.native.config import Config
 from lmonnx.compiler.export.native.relative import Distances, Table
 from lmonnx.errors import StageError, UnsupportedError
@@ -29,14 +29,14 @@ _NAMES = LayerNames(
     ffn_out="output.dense",
     ffn_norm="output.LayerNorm",
 )
-# Of training and of the masked-language head; the last is written by older versions, read by none.
-_INERT = ("pooler_dropout", "cls_dropout", "legacy", "position_embedding_type")
+# Of training and of heads; the last is written by older versions, read by none.
+_INERT = ("pooler_dropout", "cls_dropout", "legacy", "pooler_hidden_act", "position_embedding_type")
 _OWN = {"c2p": "attention.self.pos_key_proj", "p2c": "attention.self.pos_query_proj"}
 _SHARED = {"c2p": _NAMES.key, "p2c": _NAMES.query}
 
 
-def deberta_classifier(g: Scope, config: Config, classes: int) -> str:
-    """Return DebertaV2ForSequenceClassification's logits: (B, S) → (B, C)."""
+def encode_deberta(g: Scope, config: Config, *, first: bool) -> Encoded:
+    """Return DebertaV2Model's last hidden states: (B, S) → (B, S, E), or (B, E) if `first`."""
     sizes = _read_sizes(config)
     kept = _kept(g)
     attention = _read_attention(g, config, sizes)
@@ -48,18 +48,18 @@ def deberta_classifier(g: Scope, config: Config, classes: int) -> str:
     layers = config.integer("num_hidden_layers")
     x = embedded
     for layer in range(layers):
-        # The head reads one row, so the last layer computes only that row.
-        first = layer == layers - 1 and not (convolved and layer == 0)
-        rows = blocks.first_row(g, x, "encoder.first") if first else x
+        # The convolution reads all rows of the first layer, so they are cut after it.
+        alone = first and layer == layers - 1 and not (convolved and layer == 0)
+        rows = blocks.first_row(g, x, "encoder.first") if alone else x
         prefix = f"encoder.layer.{layer}."
         x = blocks.post_norm_layer(
             g, x, mask, prefix, _NAMES, sizes, rows=rows, attention=attention
         )
         if convolved and layer == 0:
             x = _convolution(g, config, sizes, embedded, x, kept)
-    if convolved and layers == 1:
+    if first and convolved and layers == 1:
         x = blocks.first_row(g, x, "encoder.first")
-    return _head(g, config, blocks.drop_axis(g, x, "encoder.first"), sizes, classes)
+    return Encoded(blocks.drop_axis(g, x, "encoder.first") if first else x, sizes)
 
 
 def _read_sizes(config: Config) -> LayerSizes:
@@ -222,11 +222,3 @@ def _convolution(
     out = g.op("Add", residual, out, name=f"{scope}/Residual")
     out = blocks.layer_norm(g, out, f"{scope}.LayerNorm", hidden, sizes.epsilon)
     return g.op("Mul", out, kept, name=f"{scope}/KeepOut")
-
-
-def _head(g: Scope, config: Config, row: str, sizes: LayerSizes, classes: int) -> str:
-    """Return act(row·W + b)·C: (B, E) → (B, C)."""
-    activation = config.choice("pooler_hidden_act", blocks.ACTIVATIONS, "gelu")
-    pooled = blocks.linear_row(g, row, "pooler.dense", sizes.hidden, sizes.hidden)
-    pooled = blocks.ACTIVATIONS[activation](g, pooled, "pooler.activation")
-    return blocks.linear_row(g, pooled, "classifier", sizes.hidden, classes)

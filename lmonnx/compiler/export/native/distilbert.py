@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lmonnx.compiler.export.native import blocks
-from lmonnx.compiler.export.native.blocks import LayerNames, LayerSizes, Scope
+from lmonnx.compiler.export.native.blocks import Encoded, LayerNames, LayerSizes, Scope
 from lmonnx.compiler.export.native.config import Config
 
 _NAMES = LayerNames(
@@ -19,8 +19,8 @@ _NAMES = LayerNames(
 _EPSILON = 1e-12  # fixed in transformers' code
 
 
-def distilbert_classifier(g: Scope, config: Config, classes: int) -> str:
-    """Return DistilBertForSequenceClassification's logits: (B, S) → (B, C)."""
+def encode_distilbert(g: Scope, config: Config, *, first: bool) -> Encoded:
+    """Return DistilBertModel's last hidden states: (B, S) → (B, S, E), or (B, E) if `first`."""
     sizes = LayerSizes(
         hidden=config.integer("dim"),
         intermediate=config.integer("hidden_dim"),
@@ -35,10 +35,7 @@ def distilbert_classifier(g: Scope, config: Config, classes: int) -> str:
     x = _embeddings(g, config, sizes)
     mask = blocks.additive_mask(g, "attention_mask")
     count = config.integer("n_layers")
-    row = blocks.encode_first(g, x, mask, count, "transformer.layer.", _NAMES, sizes)
-    inner = blocks.linear_row(g, row, "pre_classifier", sizes.hidden, sizes.hidden)
-    inner = g.op("Relu", inner, name="pre_classifier/Relu")
-    return blocks.linear_row(g, inner, "classifier", sizes.hidden, classes)
+    return blocks.encode(g, x, mask, count, "transformer.layer.", _NAMES, sizes, first=first)
 
 
 def _embeddings(g: Scope, config: Config, sizes: LayerSizes) -> str:

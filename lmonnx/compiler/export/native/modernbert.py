@@ -12,16 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.compiler.export.native import blocks
-from lmonnx.compiler.export.native.blocks import LayerSizes, Scope
+from lmonnx.compiler.export.native.blocks import Encoded, LayerSizes, Scope
 from lmonnx.compiler.export.native.config import Config
 from lmonnx.errors import StageError
 
-# Of training, of the masked-language head, and of how torch computes; the last two are written by
-# older versions and read by none.
+# Of training, of heads, and of how torch computes; the last two are written by older versions and
+# read by none.
 _INERT = """
-    initializer_cutoff_factor embedding_dropout mlp_dropout decoder_bias deterministic_flash_attn
-    sparse_prediction sparse_pred_ignore_index reference_compile repad_logits_with_grad
-    layer_norm_eps position_embedding_type
+    initializer_cutoff_factor embedding_dropout mlp_dropout decoder_bias classifier_bias
+    classifier_activation classifier_pooling deterministic_flash_attn sparse_prediction
+    sparse_pred_ignore_index reference_compile repad_logits_with_grad layer_norm_eps
+    position_embedding_type
     """.split()
 
 
@@ -43,19 +44,16 @@ class _View:
     sin: str
 
 
-def modernbert_classifier(g: Scope, config: Config, classes: int) -> str:
-    """Return ModernBertForSequenceClassification's logits: (B, S) → (B, C)."""
+def encode_modernbert(g: Scope, config: Config, *, first: bool) -> Encoded:
+    """Return ModernBertModel's last hidden states: (B, S) → (B, S, E), or (B, E) if `first`."""
     sizes = _read_sizes(config)
-    first = config.choice("classifier_pooling", ("cls", "mean"), "cls") == "cls"
     layers = config.integer("num_hidden_layers")
     views = _views(g, config, sizes, layers)
     x = _embeddings(g, config, sizes)
     for layer in range(layers):
-        # Pooling by "cls" reads one row, so the last layer computes only that row.
         x = _layer(g, x, views[layer], layer, sizes, first=first and layer == layers - 1)
     x = _norm(g, x, "final_norm", sizes)
-    row = blocks.drop_axis(g, x, "pooling") if first else _masked_mean(g, x)
-    return _head(g, row, config, sizes, classes)
+    return Encoded(blocks.drop_axis(g, x, "encoder.first") if first else x, sizes)
 
 
 def _read_sizes(config: Config) -> _Sizes:
@@ -238,23 +236,3 @@ def _gated_mlp(g: Scope, x: str, name: str, sizes: _Sizes) -> str:
 
 def _norm(g: Scope, x: str, name: str, sizes: _Sizes) -> str:
     return blocks.layer_norm(g, x, name, sizes.hidden, sizes.epsilon, bias=sizes.norm_bias)
-
-
-def _masked_mean(g: Scope, x: str) -> str:
-    """Return the mean of the rows that are not padding: (B, S, E) → (B, E)."""
-    kept = g.op("Cast", "attention_mask", name="pooling/Cast", to=1)
-    weights = g.op("Unsqueeze", kept, g.ints(2), name="pooling/Unsqueeze")
-    product = g.op("Mul", x, weights, name="pooling/Mul")
-    total = g.op("ReduceSum", product, g.ints(1), name="pooling/Sum", keepdims=0)
-    count = g.op("ReduceSum", kept, g.ints(1), name="pooling/Count", keepdims=1)
-    return g.op("Div", total, count, name="pooling/Div")
-
-
-def _head(g: Scope, row: str, config: Config, sizes: _Sizes, classes: int) -> str:
-    """Return norm(act(row·W))·C: (B, E) → (B, C)."""
-    bias = config.flag("classifier_bias", default=False)
-    activation = config.choice("classifier_activation", blocks.ACTIVATIONS, "gelu")
-    inner = blocks.linear_row(g, row, "head.dense", sizes.hidden, sizes.hidden, bias=bias)
-    inner = blocks.ACTIVATIONS[activation](g, inner, "head.activation")
-    inner = _norm(g, inner, "head.norm", sizes)
-    return blocks.linear_row(g, inner, "classifier", sizes.hidden, classes)

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.compiler.export.native import bert, blocks
-from lmonnx.compiler.export.native.blocks import LayerNames, LayerSizes, Scope
+from lmonnx.compiler.export.native.blocks import Encoded, LayerNames, LayerSizes, Scope
 from lmonnx.compiler.export.native.config import Config
 
 _NAMES = LayerNames(
@@ -24,17 +24,17 @@ _PADDING = 1
 _BUCKETS = 32
 
 
-def mpnet_classifier(g: Scope, config: Config, classes: int) -> str:
-    """Return MPNetForSequenceClassification's logits: (B, S) → (B, C)."""
+def encode_mpnet(g: Scope, config: Config, *, first: bool) -> Encoded:
+    """Return MPNetModel's last hidden states: (B, S) → (B, S, E), or (B, E) if `first`."""
     sizes = bert.encoder_sizes(config)
     x = _embeddings(g, config, sizes)
     mask = blocks.additive_mask(g, "attention_mask")
     mask = g.op("Add", _position_bias(g, config, sizes.heads), mask, name="mask/AddPositions")
-    first, count = _first_query(g, mask), config.integer("num_hidden_layers")
-    row = blocks.encode_first(g, x, mask, count, "encoder.layer.", _NAMES, sizes, last_mask=first)
-    inner = blocks.linear_row(g, row, "classifier.dense", sizes.hidden, sizes.hidden)
-    inner = g.op("Tanh", inner, name="classifier/Tanh")
-    return blocks.linear_row(g, inner, "classifier.out_proj", sizes.hidden, classes)
+    first_mask = _first_query(g, mask) if first else None
+    count, prefix = config.integer("num_hidden_layers"), "encoder.layer."
+    return blocks.encode(
+        g, x, mask, count, prefix, _NAMES, sizes, first=first, first_mask=first_mask
+    )
 
 
 def _embeddings(g: Scope, config: Config, sizes: LayerSizes) -> str:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,10 +17,15 @@ _OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNor
 class Params:
     """Read tensors by name; `prefix` is what the base model's names start with, if they do."""
 
-    def __init__(self, weights: Weights, prefix: str) -> None:
+    def __init__(self, weights: Weights, prefix: str, task: str = "") -> None:
         self._weights = weights
         self._names = frozenset(weights.names())
         self._prefix = prefix
+        self._task = task
+
+    def of_head(self, task: str) -> Params:
+        """Return the same tensors; where one is missing there is no head for `task`."""
+        return Params(self._weights, self._prefix, task)
 
     def read(self, name: str, *shape: int) -> NDArray[np.float32]:
         """Return one tensor in float32.
@@ -37,6 +44,11 @@ class Params:
             raise StageError(f"{found} holds NaN or infinity; the checkpoint is damaged")
         return array
 
+    def read_first(self, names: Sequence[str], *shape: int) -> NDArray[np.float32]:
+        """Return the first of `names` that there is, or fail as for the first."""
+        present = (name for name in names if name in self._names)
+        return self.read(next(present, names[0]), *shape)
+
     def transposed(self, name: str, *shape: int) -> NDArray[np.float32]:
         """Return torch's (out, in) matrix as the (in, out) one that MatMul takes."""
         return np.ascontiguousarray(self.read(name, *shape).T)
@@ -48,5 +60,9 @@ class Params:
         for candidate in (self._prefix + name, name, self._prefix + old, old):
             if candidate in self._names:
                 return candidate
-        self._weights.shape(self._prefix + name)  # raises, naming its nearest neighbours
-        raise StageError(f"the checkpoint has no tensor {self._prefix + name}")
+        if not self._task:
+            self._weights.shape(self._prefix + name)  # raises, naming its nearest neighbours
+        raise StageError(
+            f"the checkpoint has no tensor {name}, so it has no head for {self._task}; take one "
+            "that was fine-tuned for it, or this one's encoder alone by --task feature-extraction"
+        )

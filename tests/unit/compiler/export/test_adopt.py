@@ -235,7 +235,7 @@ def test_a_graph_with_functions_leaves_no_bundle(folder, graph):
 def test_a_graph_of_another_kind_is_refused(folder, graph):
     graph.graph.output[0].name = "last_hidden_state"
     save(graph, folder / "model.onnx")
-    refused(folder, UnsupportedError, "a classifier takes .* and gives logits")
+    refused(folder, UnsupportedError, "text-classification takes .* and gives logits")
 
 
 def test_a_graph_of_a_newer_opset_is_refused(folder, graph):

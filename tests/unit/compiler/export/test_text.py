@@ -14,6 +14,7 @@ from lmonnx.compiler.export import export
 from lmonnx.compiler.export.text import export_text
 from lmonnx.errors import LmonnxError, StageError, UnsupportedError
 from tests import tiny
+from tests.tiny_text import write_json
 
 pytestmark = pytest.mark.compiler
 
@@ -66,6 +67,35 @@ def test_the_settings_say_length_sides_and_padding(tmp_path, settings, expected)
     spec, _ = text_of(source, tmp_path / "out")
     found = spec.source
     assert (spec.max_length, found.pad_id, found.padding_side, found.truncation_side) == expected
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({"max_seq_length": 9}, 9),
+        ({"max_seq_length": 48}, 48),
+        ({"max_seq_length": 512}, 64),
+        ({"max_seq_length": None}, 20),
+        ({"processing_kwargs": {"text": {"max_length": 9}}}, 9),
+        ({}, 20),
+    ],
+)
+def test_the_length_of_sentence_transformers_stands_for_the_tokenizers(tmp_path, stated, expected):
+    source = tiny.write_bert(tmp_path / "source", settings={"model_max_length": 20})
+    write_json(source / "sentence_bert_config.json", stated)
+    assert text_of(source, tmp_path / "plain")[0].max_length == 20
+    encoder = {"path": "", "type": "sentence_transformers.models.Transformer"}
+    write_json(source / "modules.json", [encoder])
+    assert text_of(source, tmp_path / "out")[0].max_length == expected
+
+
+@pytest.mark.parametrize("length", [0, -1, "9", 9.5, True])
+def test_a_length_that_is_none_is_refused(tmp_path, length):
+    source = tiny.write_bert(tmp_path / "source")
+    write_json(source / "sentence_bert_config.json", {"max_seq_length": length})
+    encoder = {"path": "", "type": "sentence_transformers.models.Transformer"}
+    write_json(source / "modules.json", [encoder])
+    refused(source, tmp_path / "out", StageError, "max_seq_length is")
 
 
 def test_the_padding_and_truncation_of_the_file_are_taken_out(tmp_path):
