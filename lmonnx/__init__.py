@@ -25,28 +25,48 @@ from lmonnx.errors import (
     UnsupportedError,
 )
 from lmonnx.runtime.loading import load
+from lmonnx.runtime.pipelines.answer_spans import Answer
+from lmonnx.runtime.pipelines.entities import Entity, Token
+from lmonnx.runtime.pipelines.feature_extraction import Embedder
+from lmonnx.runtime.pipelines.fill_mask import Fill, FillMasker
+from lmonnx.runtime.pipelines.question_answering import QuestionAnswerer
 from lmonnx.runtime.pipelines.text_classification import (
     Classification,
     LabelScore,
     TextClassifier,
 )
+from lmonnx.runtime.pipelines.text_ranking import Ranked, Reranker
+from lmonnx.runtime.pipelines.token_classification import TokenClassifier
+from lmonnx.runtime.pipelines.zero_shot import ZeroShot, ZeroShotClassifier
 from lmonnx.runtime.session import SessionConfig
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Answer",
     "Bundle",
     "BundleError",
     "Classification",
+    "Embedder",
+    "Entity",
+    "Fill",
+    "FillMasker",
     "GateError",
     "InputError",
     "LabelScore",
     "LmonnxError",
     "ParityError",
+    "QuestionAnswerer",
+    "Ranked",
+    "Reranker",
     "SessionConfig",
     "StageError",
     "TextClassifier",
+    "Token",
+    "TokenClassifier",
     "UnsupportedError",
+    "ZeroShot",
+    "ZeroShotClassifier",
     "__version__",
     "load",
 ]

@@ -134,10 +134,16 @@ def _rank(model: Any, texts: Iterator[str], given: Given) -> Iterator[Shown]:
 
 
 def _embed(model: Any, texts: Iterator[str], given: Given) -> Iterator[Shown]:
-    for text, vector in _beside(texts, lambda read: model.stream(read, **given)):
+    # The range of each dimension, which these two are of, is known only from all vectors.
+    whole = given.get("precision") in {"int8", "uint8"}
+
+    def answer(read: Iterator[str]) -> Iterable[Any]:
+        return model(list(read), **given) if whole else model.stream(read, **given)  # type: ignore[no-any-return]
+
+    for text, vector in _beside(texts, answer):
         more = " …" if len(vector) > _VALUES else ""
         start = " ".join(f"{x:.4g}" for x in vector[:_VALUES])
-        yield vector.tolist(), [(start + more, _shown(text))]
+        yield vector.tolist(), [(start + more, text)]
 
 
 FORMS: Mapping[Task, Form] = {

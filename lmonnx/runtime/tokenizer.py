@@ -56,6 +56,11 @@ class Spans:
     words: list[int | None]
     places: list[int]
 
+    def at(self, places: list[int]) -> Spans:
+        """Return the spans of some tokens of an uncut text."""
+        parts, words = [self.parts[i] for i in places], [self.words[i] for i in places]
+        return Spans([self.offsets[i] for i in places], parts, words, places)
+
 
 @dataclass(frozen=True, slots=True)
 class Encoding:
@@ -86,7 +91,7 @@ class Tokenizer:
         self._side = text.source.truncation_side
         self._cleans = bool(text.source.clean_up_spaces)
         for pair in (False, True):
-            if text.max_length - self._tokenizer.num_special_tokens_to_add(pair) < 1 + pair:
+            if self.room(pair=pair) < 1 + pair:
                 raise BundleError(f"{path}: max_length {text.max_length} leaves no room for text")
 
     def encode(
@@ -112,20 +117,23 @@ class Tokenizer:
                 leaves no room.
             BundleError: The tokenizer's own file is at fault.
         """
-        limit = self._max_length if cut.length is None else min(cut.length, self._max_length)
+        limit = min(cut.length or self._max_length, self._max_length)
         found: list[Encoding] = []
         for row, whole in enumerate(self._encode(texts, first, spans=spans), first):
+            where = _spans(whole) if spans else None  # once: every access makes the lists anew
             if len(whole) <= limit:
-                places = list(range(len(whole))) if spans else []
-                where = _spans(whole, places) if spans else None
                 found.append(Encoding(row, whole.ids, whole.type_ids, where))
             else:
-                found += self._cut(whole, row, long, cut, limit, spans=spans)
+                found += self._cut(whole, where, row, long, cut)
         return found
 
     def count(self, texts: Sequence[Text]) -> int:
         """Return how many tokens the texts have together, special tokens included."""
         return sum(len(whole) for whole in self._encode(texts, 0))
+
+    def room(self, *, pair: bool = False) -> int:
+        """Return how many tokens of text the model takes beside the special ones."""
+        return self._max_length - int(self._tokenizer.num_special_tokens_to_add(pair))
 
     @property
     def subword_prefix(self) -> str:
@@ -163,9 +171,9 @@ class Tokenizer:
             raise BundleError(f"{self._path} is at fault: {error}; export again") from error
 
     def _cut(
-        self, whole: tokenizers.Encoding, row: int, long: Long, cut: Cut, limit: int, *, spans: bool
+        self, whole: tokenizers.Encoding, spans: Spans | None, row: int, long: Long, cut: Cut
     ) -> list[Encoding]:
-        length = len(whole)
+        limit, length = min(cut.length or self._max_length, self._max_length), len(whole)
         if long is Long.ERROR:
             raise InputError(
                 f"text {row} has {length} tokens, the model takes {limit}; shorten it, "
@@ -173,20 +181,16 @@ class Tokenizer:
             )
         parts = _parts(whole.sequence_ids)
         room = limit - (length - sum(map(len, parts)))
-        if long is Long.TRUNCATE:
+        if long is Long.TRUNCATE and cut.part is None:
             sizes = _longest_first([len(part) for part in parts], room)
             kept = [[self._end(p, size) for p, size in zip(parts, sizes, strict=True)]]
         else:
-            kept = self._windows(parts, room, cut, row)
+            kept = self._windows(parts, room, cut, row)[: 1 if long is Long.TRUNCATE else None]
         ids, types = whole.ids, whole.type_ids
-        windows = []
-        for ranges in kept:
-            places = _places(length, parts, ranges)
-            where = _spans(whole, places) if spans else None
-            windows.append(
-                Encoding(row, [ids[i] for i in places], [types[i] for i in places], where)
-            )
-        return windows
+        return [
+            Encoding(row, [ids[i] for i in at], [types[i] for i in at], spans and spans.at(at))
+            for at in (_places(length, parts, ranges) for ranges in kept)
+        ]
 
     def _windows(self, parts: list[range], room: int, cut: Cut, row: int) -> list[list[range]]:
         """Slide over one part; the other, if any, stands beside every window."""
@@ -201,11 +205,11 @@ class Tokenizer:
                 f"text {row}: {size} tokens are left for a window of which {overlap} are to be "
                 "shared with the next; shorten the other text, or take a smaller stride"
             )
-        starts = range(0, max(1, len(parts[slides]) - overlap), size - overlap)
-        return [
-            [parts[i][s : s + size] if i == slides else part for i, part in enumerate(shown)]
-            for s in starts
-        ]
+        slid, right = parts[slides], self._side is Side.RIGHT
+        starts = range(0, max(1, len(slid) - overlap), size - overlap)
+        # Where text is cut on the left the first window is its end, as in transformers.
+        cuts = (self._end(slid[s:] if right else slid[: len(slid) - s], size) for s in starts)
+        return [[piece if i == slides else part for i, part in enumerate(shown)] for piece in cuts]
 
     def _end(self, part: range, size: int) -> range:
         """Return `size` tokens of a part, cut on the model's truncation side."""
@@ -247,14 +251,8 @@ def _places(length: int, parts: list[range], kept: list[range]) -> list[int]:
     return [*result, *range(end, length)]
 
 
-def _spans(whole: tokenizers.Encoding, places: list[int]) -> Spans:
-    offsets, parts, words = whole.offsets, whole.sequence_ids, whole.word_ids
-    return Spans(
-        [offsets[i] for i in places],
-        [parts[i] for i in places],
-        [words[i] for i in places],
-        places,
-    )
+def _spans(whole: tokenizers.Encoding) -> Spans:
+    return Spans(whole.offsets, whole.sequence_ids, whole.word_ids, list(range(len(whole))))
 
 
 def clean_up_spaces(text: str) -> str:

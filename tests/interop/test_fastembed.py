@@ -11,7 +11,7 @@ from tests import tiny
 pytestmark = pytest.mark.interop
 fastembed = pytest.importorskip("fastembed")
 
-TEXTS = ["the film is good", "bad", "a good film that is not bad at all", "🙂 é 中文"]
+TEXTS = ["the film is good", "bad", "a good film that is not bad at all " * 20, "🙂 é 中文"]
 
 
 @pytest.mark.parametrize("pooling", ["mean", "cls"])

@@ -12,6 +12,7 @@ from tests import tiny
 
 pytestmark = pytest.mark.interop
 st = pytest.importorskip("sentence_transformers")
+models = pytest.importorskip("sentence_transformers.models")
 
 TEXTS = ["the film is good", "", "bad", "a good film that is not bad at all " * 3, "🙂 é 中文"]
 TOLERANCE = 1e-5
@@ -32,14 +33,14 @@ def saved(request, tmp_path_factory) -> Path:
     mode, sizes, normalize = MODELS[request.param]
     folder = tmp_path_factory.mktemp("st")
     base = tiny.write_bert(folder / "base", architectures=["BertModel"])
-    modules = [st.models.Transformer(str(base), max_seq_length=32)]
+    modules = [models.Transformer(str(base), max_seq_length=32)]
     wide = modules[0].get_word_embedding_dimension()
-    modules.append(st.models.Pooling(wide, pooling_mode=mode))
+    modules.append(models.Pooling(wide, pooling_mode=mode))
     for size in sizes:
-        modules.append(st.models.Dense(wide, size))
+        modules.append(models.Dense(wide, size))
         wide = size
     if normalize:
-        modules.append(st.models.Normalize())
+        modules.append(models.Normalize())
     model = st.SentenceTransformer(modules=modules, device="cpu", prompts={"query": "film: "})
     model.save_pretrained(str(folder / "saved"))
     return folder / "saved"

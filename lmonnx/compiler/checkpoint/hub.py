@@ -5,13 +5,15 @@ from __future__ import annotations
 import glob
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from pathlib import Path
 
 from lmonnx.errors import StageError
 
 _TEXT = re.compile(r"[^/]+\.(json|txt|model|spm|jinja)|README\.md|1_Pooling/.+")
+# What sentence-transformers puts behind the encoder: 2_Dense/model.safetensors.
+_MODULES = re.compile(r"[1-9]\d?_\w+/(config\.json|model\.safetensors|pytorch_model\.bin)")
 _INDEX = re.compile(r".*\.index\.json")
 _WEIGHTS = (
     re.compile(r"model(-\d+-of-\d+)?\.safetensors|model\.safetensors\.index\.json"),
@@ -52,15 +54,24 @@ def fetch(repo: str, revision: str | None, *, progress: bool) -> tuple[Path, str
 def needed(files: Sequence[str]) -> list[str]:
     """Return the files of a repository that an export needs; none where none of them is a weight.
 
-    That is configuration, tokenizer and pooling, and one form of the weights: safetensors, else
-    pytorch_model.bin, else ONNX graphs.
+    That is configuration, tokenizer, what sentence-transformers puts behind the encoder, and one
+    form of the weights: safetensors, else pytorch_model.bin, else ONNX graphs.
     """
     for pattern in _WEIGHTS:
         weights = [file for file in files if pattern.fullmatch(file)]
         if weights:
             text = [file for file in files if _TEXT.fullmatch(file) and not _INDEX.fullmatch(file)]
-            return text + weights
+            return text + _modules(set(files) - {*text}) + weights
     return []
+
+
+def _modules(files: Set[str]) -> list[str]:
+    """Return the files of sentence-transformers' modules, of their weights one form."""
+    found = sorted(file for file in files if _MODULES.fullmatch(file))
+    safe = {
+        file.removesuffix("model.safetensors") for file in found if file.endswith("safetensors")
+    }
+    return [file for file in found if file.removesuffix("pytorch_model.bin") not in safe]
 
 
 def _snapshot(repo: str, revision: str | None) -> Path:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Mapping
 from typing import Any
@@ -17,11 +18,8 @@ from lmonnx.errors import BundleError, StageError
 from lmonnx.runtime.tokenizer import Tokenizer as RuntimeTokenizer
 
 # Other clients of the bundle (sentence-transformers, optimum, fastembed) want these beside it.
-COMPANIONS = (
-    "config.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-)
+SETTINGS = "tokenizer_config.json"
+COMPANIONS = ("config.json", SETTINGS, "special_tokens_map.json")
 _UNLIMITED = 10**9
 
 
@@ -37,7 +35,7 @@ def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> Text
         UnsupportedError: There is neither tokenizer.json nor a vocabulary we can build one from.
         StageError: A file is damaged, or its ids do not fit the model.
     """
-    settings = checkpoint.json_file("tokenizer_config.json") or {}
+    settings = checkpoint.json_file(SETTINGS) or {}
     tokenizer = read_tokenizer(checkpoint, settings)
     draft.file(TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
     for name in COMPANIONS:
@@ -59,7 +57,22 @@ def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> Text
         max_length=min(max_seq_length(checkpoint) or _limit(settings), positions),
     )
     _check_ids(tokenizer, checkpoint, _special_ids(draft, text))
+    _complete_settings(draft, settings, text, tokenizer.id_to_token(text.source.pad_id))
     return text
+
+
+def _complete_settings(
+    draft: Draft, settings: Mapping[str, Any], text: TextSpec, pad: str | None
+) -> None:
+    """State in tokenizer_config.json what other clients cut and pad by, where it does not."""
+    stated = dict(settings)
+    if pad is not None:
+        stated.setdefault("pad_token", pad)
+    if _limit(settings) > text.max_length:
+        stated["model_max_length"] = text.max_length
+    if stated != settings:
+        written = json.dumps(stated, indent=2, ensure_ascii=False) + "\n"
+        draft.file(SETTINGS).write_text(written, encoding="utf-8")
 
 
 def _pad_id(tokenizer: Tokenizer, checkpoint: Checkpoint, settings: Mapping[str, Any]) -> int:

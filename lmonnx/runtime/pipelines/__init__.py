@@ -7,10 +7,22 @@ from typing import Any
 
 from lmonnx.bundle.manifest import Task
 from lmonnx.runtime.pipelines.base import Pipeline
+from lmonnx.runtime.pipelines.feature_extraction import Embedder
+from lmonnx.runtime.pipelines.fill_mask import FillMasker
+from lmonnx.runtime.pipelines.question_answering import QuestionAnswerer
 from lmonnx.runtime.pipelines.text_classification import TextClassifier
+from lmonnx.runtime.pipelines.text_ranking import Reranker
+from lmonnx.runtime.pipelines.token_classification import TokenClassifier
+from lmonnx.runtime.pipelines.zero_shot import ZeroShotClassifier
 
 PIPELINES: Mapping[Task, type[Pipeline[Any]]] = {
     Task.TEXT_CLASSIFICATION: TextClassifier,
+    Task.TOKEN_CLASSIFICATION: TokenClassifier,
+    Task.QUESTION_ANSWERING: QuestionAnswerer,
+    Task.FEATURE_EXTRACTION: Embedder,
+    Task.FILL_MASK: FillMasker,
+    Task.ZERO_SHOT_CLASSIFICATION: ZeroShotClassifier,
+    Task.TEXT_RANKING: Reranker,
 }
 # Tasks of one and the same graph: a bundle of any of them can be loaded for each.
 SAME_GRAPH = frozenset({Task.TEXT_CLASSIFICATION, Task.ZERO_SHOT_CLASSIFICATION, Task.TEXT_RANKING})

@@ -249,3 +249,18 @@ def test_a_template_that_does_not_fit_is_one_line_and_no_bundle(tmp_path, change
     with pytest.raises(StageError, match=said) as caught:
         export(open_checkpoint(str(folder)), tmp_path / "bundle", verify=False)
     assert "\n" not in str(caught.value) and not (tmp_path / "bundle").exists()
+
+
+def test_what_other_clients_cut_and_pad_by_is_stated(tmp_path):
+    source = tiny.write_bert(tmp_path / "source", settings={"model_max_length": 10**30})
+    made = export(open_checkpoint(str(source)), tmp_path / "bundle", verify=False)
+    stated = json.loads(made.file("tokenizer_config.json").read_text())
+    assert stated["model_max_length"] == made.manifest.text.max_length == tiny.POSITIONS
+    assert stated["pad_token"] == "[PAD]"
+
+
+def test_settings_that_state_all_are_kept_to_the_byte(tmp_path):
+    source = tiny.write_bert(tmp_path / "source", settings={"pad_token": "[PAD]"})
+    made = export(open_checkpoint(str(source)), tmp_path / "bundle", verify=False)
+    name = "tokenizer_config.json"
+    assert made.file(name).read_bytes() == (source / name).read_bytes()
