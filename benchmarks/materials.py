@@ -9,7 +9,7 @@ import hashlib
 import shutil
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from environments import ROOT, python_of
@@ -36,7 +36,7 @@ class Materials:
         self._random = "random" in workload.model and model is None
         name = workload.model.get("random", "")
         self.checkpoint = model or (
-            CACHE / f"{name}-random" / "checkpoint" if name else locate(workload.model)
+            CACHE / f"{name}-random" / "checkpoint" if name else _found(workload.model)
         )
         self.name = f"{name}-random" if self._random else self.checkpoint.resolve().name
         self.cache = CACHE / self.name
@@ -76,8 +76,28 @@ class Materials:
             "optimum graph": str(self.cache / "optimum" / "model.onnx"),
         }
 
+    def texts(self, workload: Workload) -> Path:
+        """Return a file of texts with the token counts that a workload of lengths asks for."""
+        (least, most), count = workload.lengths, workload.count
+        made = self.cache / f"{workload.name}-{least}-{most}-{count}-{workload.seed}.json"
+        if not made.is_file():
+            spread = [least, most, count, workload.seed]
+            files = [self.checkpoint / "tokenizer.json", locate(workload.data), made]
+            run_in("lmonnx", "benchmarks/spread_texts.py", *map(str, [*files, *spread]))
+        return made
+
     def _optimum(self) -> Sequence[str]:
         return str(self.checkpoint), str(self.cache)
+
+
+def _found(place: Mapping[str, str]) -> Path:
+    """Return a checkpoint's folder; one of the user's cache is fetched where it is absent."""
+    folder = locate(place)
+    if "cached" in place and not folder.is_dir():
+        fetch = locate({"shared": "models/fetch.py"})
+        # Which has what fetch.py imports for it: numpy and safetensors.
+        run_in("sentence-transformers", str(fetch), str(folder.parent), folder.name)
+    return folder
 
 
 def run_in(environment: str, *command: str) -> None:

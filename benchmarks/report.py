@@ -34,7 +34,7 @@ def section(result: Result, path: Path) -> str:
     samples = f"[{path.name}]({path.relative_to(README.parent)})"
     parts = [
         f"### {result['workload']}, {machine['cpu']} ({_vnni(features)})",
-        f"{result['model']}; {result['data']}, {result['units']} {result['unit']}; "
+        f"{result['model']}; {result['data']}, {result['units']} {result['unit']}{_cut(result)}; "
         f"{result['threads']} threads of {machine['cores']} cores; best of {result['rounds']} "
         f"rounds; {result['date']}; load average before {result['load_average']['before'][0]}. "
         f"Samples: {samples}. Versions: {_versions(result)}.",
@@ -44,6 +44,11 @@ def section(result: Result, path: Path) -> str:
     if rows := wanted_rows(result):
         parts.append(render(rows))
     return "\n\n".join(parts)
+
+
+def _cut(result: Result) -> str:
+    longest = result.get("max_length")
+    return f", all cut at {longest} tokens" if longest else ""
 
 
 def _vnni(features: list[str]) -> str:

@@ -40,6 +40,14 @@ _ALL = (
     Contender("torch-fp32", "torch_fp32", "transformers", "torch fp32"),
     Contender("ctranslate2-int8", "ctranslate2_int8", "ctranslate2", "CTranslate2 int8"),
     Contender(
+        "sentence-transformers",
+        "sentence_transformers_encode",
+        "sentence-transformers",
+        "sentence-transformers, torch fp32",
+    ),
+    # The same weights in the same float32 graph: its file is the bundle's.
+    Contender("fastembed", "fastembed_custom", "fastembed", "fastembed, fp32", bundle="fp32"),
+    Contender(
         "onnxruntime-quantize-dynamic",
         "onnxruntime_quantize_dynamic",
         "onnxruntime",

@@ -1,9 +1,11 @@
 """Measure the contenders on a workload; print a table, and write the raw samples.
 
 `python benchmarks/run.py WORKLOAD [--rounds 5] [--threads 2]` prints, a contender a line: its best
-variant, texts or tokens a second (best of the rounds), accuracy against the labels, agreement with
-the float32 reference, max |Δlogit| over the reference's range, and how many times as fast the
-workload's subject is. Samples go to benchmarks/results/<cpu>/<workload>.json.
+variant, texts or tokens a second (best of the rounds), how right its answers are, and how many
+times as fast the workload's subject is. How right: accuracy against the labels, agreement with the
+float32 reference, max |Δlogit| over the reference's range; of vectors, Spearman's correlation of
+pairs' cosines with people's scores, and the mean cosine to the reference's vectors. Samples go to
+benchmarks/results/<cpu>/<workload>.json; --limit N answers N items only, and keeps no samples.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import workload as workloads
 from environments import ROOT
 from materials import Materials
 from process import ContenderError, Process
-from quality import Answers, judge, reference_of
+from quality import Answers, judge, read_answers, reference_of
 from roster import CONTENDERS
 from table import contender_rows, render, wanted_rows
 from workload import Items, Workload
@@ -40,18 +42,26 @@ def main() -> None:
     materials.give("opt", arguments.bundle_fp32)
     materials.give("int8", arguments.bundle_int8)
     materials.give("int8-tensor", arguments.bundle_int8_tensor)
-    items = workloads.read_items(workload, materials.checkpoint, arguments.data)
+    data = materials.texts(workload) if workload.count and not arguments.data else arguments.data
+    items = workloads.read_items(workload, materials.checkpoint, data)
+    items = items.first(arguments.limit) if arguments.limit else items
     names = arguments.contender or list(workload.contenders)
     result = _header(workload, materials, items, arguments)
     result["contenders"] = measure(names, workload, materials, items, arguments)
     result["load_average"]["after"] = machine.load_average()
-    folder = arguments.out / machine.slug(result["machine"])
-    folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
-    (folder / f"{workload.name}.json").write_text(text, encoding="utf-8")
+    if not arguments.limit:
+        write(result, arguments.out)
     print(render(contender_rows(result)))
     if rows := wanted_rows(result):
         print("\n" + render(rows))
+
+
+def write(result: Mapping[str, Any], out: Path) -> None:
+    """Keep the samples."""
+    folder = out / machine.slug(result["machine"])
+    folder.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(result, indent=1, ensure_ascii=False) + "\n"
+    (folder / f"{result['workload']}.json").write_text(text, encoding="utf-8")
 
 
 def measure(
@@ -69,6 +79,7 @@ def measure(
         "items": items.items,
         "threads": arguments.threads,
         "repeats": workload.repeats,
+        "max_length": workload.max_length,
     }
     orders = {name: CONTENDERS[name].order(materials) for name in names}
     with ExitStack() as stack:
@@ -83,10 +94,10 @@ def measure(
             found[name] = {"versions": reply["versions"], "variants": samples}
         for name, variant in runs:
             processes[name].ask("warm", variant=variant)
-        answers = _rounds(runs, processes, found, items.units, arguments)
+        answers = _rounds(runs, processes, found, items, arguments)
     reference = reference_of(workload.reference, answers)
     for name, variant in runs:
-        quality = judge(answers[name][variant], items.labels, reference)
+        quality = judge(answers[name][variant], items, reference)
         found[name]["variants"][variant]["quality"] = quality
     return found
 
@@ -95,7 +106,7 @@ def _rounds(
     runs: Sequence[tuple[str, str]],
     processes: Mapping[str, Process],
     found: Mapping[str, Any],
-    units: int,
+    items: Items,
     arguments: argparse.Namespace,
 ) -> dict[str, dict[str, Answers]]:
     """Run every variant once a round, in a new order each; return the last answers."""
@@ -105,8 +116,8 @@ def _rounds(
         for name, variant in dice.sample(runs, len(runs)):
             reply = processes[name].ask("round", variant=variant)
             found[name]["variants"][variant]["seconds"] += reply["seconds"]
-            answers[name][variant] = Answers(reply["labels"], reply["logits"])
-            speed = units / min(reply["seconds"])
+            answers[name][variant] = read_answers(reply, len(items.items))
+            speed = items.units / min(reply["seconds"])
             print(f"round {turn + 1}: {name}, {variant}: {speed:.1f}/s", file=sys.stderr)
     return {name: {v: answers[name][v] for n, v in runs if n == name} for name in answers}
 
@@ -124,6 +135,7 @@ def _header(
         "model": materials.name,
         "data": items.source,
         "units": items.units,
+        "max_length": workload.max_length,
         "threads": arguments.threads,
         "rounds": arguments.rounds,
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
@@ -147,10 +159,11 @@ def _arguments() -> argparse.Namespace:
     add("workload", choices=workloads.names())
     add("--contender", action="append", choices=tuple(CONTENDERS), help="only these")
     add("--rounds", type=int, default=5)
+    add("--limit", type=int, metavar="N", help="a trial: the first N items, no samples kept")
     add("--threads", type=int, default=2)
     add("--seed", type=int, default=0, help="of the order within a round")
     add("--model", type=Path, help="a checkpoint's folder")
-    add("--data", type=Path, help="a file of lines: text TAB label")
+    add("--data", type=Path, help="a file of lines: text TAB label; or .csv, .json")
     add("--bundle-fp32", type=Path, help="a bundle for lmonnx-fp32; without, one is made")
     add("--bundle-int8", type=Path, help="a bundle for lmonnx-int8")
     add("--bundle-int8-tensor", type=Path, help="a bundle for lmonnx-int8-tensor")

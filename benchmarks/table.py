@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,15 +11,27 @@ Rows = list[list[str]]
 UNKNOWN = "–"  # a column that holds nothing else is left out
 
 
+def _share(value: float) -> str:
+    return f"{value:.4f}"
+
+
+# What quality.judge states → its column's head and how it is written.
+QUALITIES: Mapping[str, tuple[str, Callable[[float], str]]] = {
+    "accuracy": ("accuracy", _share),
+    "agreement": ("labels as fp32", _share),
+    "difference": ("max Δlogit / range", "{:.1e}".format),
+    "spearman": ("Spearman", _share),
+    "cosine": ("cosine to fp32", "{:.6f}".format),
+}
+
+
 @dataclass(frozen=True, slots=True)
 class Score:
-    """A contender's best variant: its speed, and how right it is (None where it cannot be told)."""
+    """A contender's best variant: its speed, and how right it is; None where it cannot be told."""
 
     variant: str
     speed: float  # units a second, the best of the rounds
-    accuracy: float | None
-    agreement: float | None
-    difference: float | None  # max |Δlogit| over the reference logits' range
+    quality: Mapping[str, float | None]  # by QUALITIES
 
 
 def score(result: Result, name: str) -> Score:
@@ -27,7 +39,7 @@ def score(result: Result, name: str) -> Score:
     variants = result["contenders"][name]["variants"]
     variant = min(variants, key=lambda key: min(variants[key]["seconds"]))
     quality = variants[variant]["quality"]
-    return Score(variant, result["units"] / min(variants[variant]["seconds"]), **quality)
+    return Score(variant, result["units"] / min(variants[variant]["seconds"]), quality)
 
 
 def contender_rows(result: Result) -> Rows:
@@ -35,7 +47,7 @@ def contender_rows(result: Result) -> Rows:
     unit, subject = result["unit"], result["subject"]
     scores = {name: score(result, name) for name in result["contenders"]}
     base = scores[subject].speed if subject in scores else None
-    head = ["system", "variant", f"{unit}/s", "accuracy", "labels as fp32", "max Δlogit / range"]
+    head = ["system", "variant", f"{unit}/s", *(title for title, _ in QUALITIES.values())]
     rows = [[*head, f"{result['titles'][subject]} is"]]
     for name, row in sorted(scores.items(), key=lambda item: item[1].speed):
         rows.append(
@@ -43,9 +55,7 @@ def contender_rows(result: Result) -> Rows:
                 result["titles"][name],
                 row.variant,
                 f"{row.speed:.0f}",
-                _share(row.accuracy),
-                _share(row.agreement),
-                UNKNOWN if row.difference is None else f"{row.difference:.1e}",
+                *_qualities(row),
                 f"{base / row.speed:.2f} ×" if base else UNKNOWN,
             ]
         )
@@ -77,5 +87,6 @@ def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
     return f"| {' | '.join(cell.ljust(w) for cell, w in zip(cells, widths, strict=True))} |"
 
 
-def _share(value: float | None) -> str:
-    return UNKNOWN if value is None else f"{value:.4f}"
+def _qualities(row: Score) -> list[str]:
+    found = ((row.quality.get(name), write) for name, (_, write) in QUALITIES.items())
+    return [UNKNOWN if value is None else write(value) for value, write in found]

@@ -16,22 +16,41 @@ class LmonnxBundle(Contender):
 
     def prepare(self, order: Order) -> Sequence[str]:
         """Load the bundle."""
-        self.fixed = order.kind == "fixed"
-        self.labels = label_names(order.model)
-        self.classify = lmonnx.load(order.bundle, threads=order.threads)
-        return ["one batch" if self.fixed else "token budget"]
+        self.labels = label_names(order.model) if order.kind == "fixed" else []
+        self.pipeline = lmonnx.load(order.bundle, threads=order.threads)
+        longest = self.pipeline.bundle.manifest.text.max_length
+        if order.max_length and longest != order.max_length:
+            raise ValueError(f"the bundle cuts at {longest} tokens, the others {order.max_length}")
+        ways = {
+            "ragged": ("token budget", self.classify),
+            "fixed": ("one batch", self.run_ids),
+            "vectors": ("token budget", self.embed),
+        }
+        variant, self.way = ways[order.kind]
+        return [variant]
 
     def answer(self, variant: str, items: list[Any]) -> Answers:
-        """Classify all items."""
-        if not self.fixed:
-            return Answers([answer.label for answer in self.classify(items)])
+        """Answer all items."""
+        del variant
+        return self.way(items)
+
+    def classify(self, items: list[str]) -> Answers:
+        """Return the texts' labels."""
+        return Answers([answer.label for answer in self.pipeline(items)])
+
+    def embed(self, items: list[str]) -> Answers:
+        """Return the texts' vectors."""
+        return Answers(vectors=self.pipeline(items))
+
+    def run_ids(self, items: list[list[int]]) -> Answers:
+        """Return the logits of rows of token ids, one batch."""
         ids = np.array(items, np.int64)
         arrays = {
             "input_ids": ids,
             "attention_mask": np.ones_like(ids),
             "token_type_ids": np.zeros_like(ids),
         }
-        session = self.classify.session
+        session = self.pipeline.session
         outputs = session.run({name: arrays[name] for name in session.inputs})
         return named(outputs["logits"], self.labels)
 

@@ -2,7 +2,8 @@
 
     {"do": "prepare", "order": {…}}        → {"variants": […], "versions": {…}}
     {"do": "warm", "variant": "batch 8"}   → {}
-    {"do": "round", "variant": "batch 8"}  → {"seconds": [1.2], "labels": […], "logits": […]}
+    {"do": "round", "variant": "batch 8"}  → {"seconds": [1.2], "labels": […], "logits": […],
+                                              "vectors": "base64 of (N, E) float32"}
     {"do": "quit"}                         → ends
 
 An error is answered by {"error": "…"}. Standard library only: it runs in every environment.
@@ -10,6 +11,7 @@ An error is answered by {"error": "…"}. Standard library only: it runs in ever
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import sys
@@ -25,12 +27,14 @@ from typing import Any
 WARM_ITEMS = 64
 PACKAGES = (
     "ctranslate2",
+    "fastembed",
     "lmonnx",
     "numpy",
     "onnx",
     "onnxruntime",
     "optimum",
     "optimum-onnx",
+    "sentence-transformers",
     "tokenizers",
     "torch",
     "transformers",
@@ -41,7 +45,7 @@ PACKAGES = (
 class Order:
     """What a contender is asked to answer, with what."""
 
-    kind: str  # "ragged": items are texts; "fixed": items are rows of token ids, of one length
+    kind: str  # one of workload.KINDS
     model: str  # the checkpoint's folder
     items: list[Any]
     threads: int
@@ -49,14 +53,16 @@ class Order:
     cache: str  # a folder for what takes long to make
     bundle: str = ""
     graphs: dict[str, str] = field(default_factory=dict)  # float32 ONNX files by who wrote them
+    max_length: int = 0  # where everyone cuts a text, in tokens with the special ones; 0: unstated
 
 
 @dataclass(frozen=True, slots=True)
 class Answers:
-    """A label for each item, and the logits where the system gives them."""
+    """A label for each item, and the logits where the system gives them; or vectors, (N, E)."""
 
-    labels: list[str]
+    labels: list[str] = field(default_factory=list)
     logits: list[list[float]] | None = None
+    vectors: Any = None  # a numpy array
 
 
 class Contender(ABC):
@@ -137,4 +143,15 @@ def _run(contender: Contender, order: Order | None, request: dict[str, Any]) -> 
         start = time.perf_counter()
         answers = contender.answer(request["variant"], order.items)
         seconds.append(round(time.perf_counter() - start, 6))
-    return {"seconds": seconds, "labels": answers.labels, "logits": answers.logits}
+    return {
+        "seconds": seconds,
+        "labels": answers.labels,
+        "logits": answers.logits,
+        "vectors": _packed(answers.vectors),
+    }
+
+
+def _packed(vectors: Any) -> str | None:
+    if vectors is None:
+        return None
+    return base64.b64encode(vectors.astype("<f4").tobytes()).decode("ascii")
