@@ -140,7 +140,7 @@ class Embedder(Pipeline[Vectors]):
         That is what transformers' feature-extraction pipeline gives. Long text is cut.
         """
         if self._output not in TOKEN_OUTPUTS:
-            raise InputError("the graph gives one vector a text and none a token; export the model")
+            raise InputError("the graph gives no vectors of tokens; export the checkpoint again")
         rule = Long.ERROR if self._long is Long.ERROR else Long.TRUNCATE
 
         def reduce(outputs: Outputs, batch: Batch) -> list[Vectors]:
