@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import click
@@ -10,13 +11,22 @@ from lmonnx.bundle.fields import encode
 from lmonnx.cli import options, render
 from lmonnx.cli.bars import bars
 from lmonnx.cli.command import Command
-from lmonnx.measure.accuracy import Evaluation
+from lmonnx.measure.accuracy import Columns, Evaluation, Scores, read_data
 from lmonnx.measure.datasets import read_examples
 from lmonnx.measure.speed import Speed
 from lmonnx.runtime.loading import load
 from lmonnx.runtime.session import CPU
 from lmonnx.runtime.tokenizer import Text
 
+_NAMES = {
+    "precision": "precision",
+    "recall": "recall",
+    "f1": "F1",
+    "exact_match": "exact match",
+    "accuracy": "accuracy",
+    "pearson": "Pearson",
+    "spearman": "Spearman",
+}
 _MATRIX_LABELS = 12  # more do not fit beside each other
 
 
@@ -28,6 +38,8 @@ _MATRIX_LABELS = 12  # more do not fit beside each other
 Examples:
   lmonnx eval sst2-int8 dev.tsv
   lmonnx eval sst2-int8 reviews.csv --text review --label sentiment --json
+  lmonnx eval ner-int8 dev.conll
+  lmonnx eval embedder-int8 sts.csv --text-pair 1 --label 2
 """,
 )
 @options.bundle
@@ -48,24 +60,41 @@ def evaluate(
     threads: int | None,
     providers: tuple[str, ...],
 ) -> None:
-    """Compare BUNDLE's answers with the labels of DATA (.tsv, .csv or .jsonl).
+    """Compare BUNDLE's answers with the labels of DATA.
 
-    Gives accuracy with its 95% interval, macro-F1 and the confusion matrix; for a regression the
-    correlations. Columns given by index mean that the file has no header.
+    Sequence classifiers read .tsv, .csv or .jsonl and give accuracy with its 95% interval,
+    macro-F1 and the confusion matrix; for a regression the correlations. Columns given by index
+    mean that the file has no header. Ranking and embeddings read two texts (--text-pair) and a
+    score, and give correlations.
+
+    Token classifiers read CoNLL (a token first and its tag last on a line, a blank line after a
+    sentence) and give precision, recall and F1 of entities. Question answering reads SQuAD JSON
+    and gives exact match and F1. Fill-mask reads texts, one a line, masks a word of each and
+    gives the share that is filled in as it was.
     """
     source = file or data
     if source is None or (file and data):
         raise click.UsageError("give one file of labelled texts, as DATA or with --data")
     from lmonnx.measure.accuracy import evaluate as measure
 
-    examples = read_examples(source, text=text, label=label, text_pair=text_pair)
     model = load(bundle, providers=providers or (CPU,), threads=threads)
+    examples = read_data(source, model.bundle.manifest.task, Columns(text, label, text_pair))
     with bars() as progress:
         result = measure(model, examples, progress=progress)
     if as_json:
         render.say(render.to_json(encode(result)))
-    else:
+    elif isinstance(result, Evaluation):
         _print_evaluation(result)
+    else:
+        _print_scores(result)
+
+
+def _print_scores(result: Scores) -> None:
+    """Print the figures of a task in the order of its fields."""
+    names = [field.name for field in fields(result)]
+    values = {name: getattr(result, name) for name in names if name != "n"}
+    shown = {_NAMES[name]: _correlation(value) for name, value in values.items()}
+    render.figures({"examples": str(result.n), **shown})
 
 
 def _print_evaluation(result: Evaluation) -> None:
@@ -127,10 +156,11 @@ def bench(
     threads: int | None,
     providers: tuple[str, ...],
 ) -> None:
-    """Time BUNDLE, strings in and labels out: load, latency, throughput, memory.
+    """Time BUNDLE, strings in and answers out: load, latency, throughput, memory.
 
-    Without --data or --file it answers 500 sentences that come with lmonnx. Memory is this
-    process's peak, Python and its packages included.
+    Without --data or --file it answers 500 sentences that come with lmonnx. Plain texts are made
+    to fit the task: a word is masked, a question put before, and zero-shot asked about five
+    labels. Memory is this process's peak, Python and its packages included.
     """
     if data and file:
         raise click.UsageError("give --data or --file, not both")

@@ -13,6 +13,7 @@ from lmonnx.cli import options, render
 from lmonnx.cli.bars import bars, is_watched
 from lmonnx.cli.command import Command, require_extra
 from lmonnx.errors import ParityError
+from lmonnx.measure.decisions import agreed, decides, decision_of
 from lmonnx.measure.parity import measure_parity, read_golden, require_parity
 from lmonnx.runtime.loading import load
 
@@ -36,10 +37,12 @@ Examples:
 )
 @options.as_json
 def verify(*, bundle: Path, against: str | None, golden: Path | None, as_json: bool) -> None:
-    """Compare BUNDLE's logits with a reference's; too far apart ends in exit code 3.
+    """Compare BUNDLE's raw outputs with a reference's; too far apart ends in exit code 3.
 
-    float32 may differ by 1e-4 of the logits' range; int8 may give another label to 3% of the
-    texts, near-ties aside. What --against finds is stored in the bundle if it is near enough.
+    float32 may differ by 1e-4 of the outputs' range. int8 may decide 3% otherwise, near-ties
+    aside: of the texts, tokens, masks, or starts and ends of answers. Where nothing is decided
+    the values' correlation, or the vectors' mean cosine similarity, must be 0.97. What --against
+    finds is stored in the bundle if it is near enough.
     """
     if (against is None) == (golden is None):
         raise click.UsageError("give one reference: --against CHECKPOINT or --golden FILE")
@@ -72,9 +75,11 @@ def _report(parity: Parity, bundle: Bundle, *, as_json: bool) -> None:
     Raises:
         ParityError: They are too far from the reference's.
     """
+    manifest = bundle.manifest
+    decision = decision_of(manifest)
     missed: ParityError | None = None
     try:
-        require_parity(parity, bundle.manifest.precision)
+        require_parity(parity, manifest.precision, decision)
     except ParityError as error:
         missed = error
     if as_json:
@@ -85,10 +90,15 @@ def _report(parity: Parity, bundle: Bundle, *, as_json: bool) -> None:
                 "reference": f"{parity.reference}, {parity.texts} texts",
                 "max |Δlogit|": f"{parity.max_difference:.2e}",
                 "of the range": f"{parity.relative:.2e}",
-                "same label": f"{parity.agreement:.2%} "
-                f"({parity.clear_agreement:.2%} near-ties aside)",
+                agreed(manifest): _agreement(parity, decides=decides(manifest)),
                 "parity": "missed" if missed else "held",
             }
         )
     if missed:
         raise missed
+
+
+def _agreement(parity: Parity, *, decides: bool) -> str:
+    if not decides:
+        return f"{parity.agreement:.6f}"
+    return f"{parity.agreement:.2%} ({parity.clear_agreement:.2%} near-ties aside)"

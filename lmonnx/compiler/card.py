@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from lmonnx.bundle.manifest import Manifest, Step
+from collections.abc import Mapping
+
+from lmonnx.bundle.manifest import Manifest, Step, Task
+from lmonnx.measure.decisions import agreement_text
+
+_CALLS: Mapping[Task, str] = {
+    Task.TEXT_CLASSIFICATION: '"some text"',
+    Task.TOKEN_CLASSIFICATION: '"some text", aggregation_strategy="simple"',
+    Task.QUESTION_ANSWERING: 'question="What is it?", context="It is some text."',
+    Task.FILL_MASK: 'f"some {model.mask_token}"',
+    Task.ZERO_SHOT_CLASSIFICATION: '"some text", ["one label", "another"]',
+    Task.FEATURE_EXTRACTION: '["some text", "another"]',
+    Task.TEXT_RANKING: '"some query", ["some text", "another"]',
+}
 
 
 def model_card(manifest: Manifest) -> str:
@@ -27,23 +40,23 @@ def model_card(manifest: Manifest) -> str:
         "import lmonnx",
         "",
         'model = lmonnx.load("path/to/this/folder")',
-        'model("some text")',
+        f"model({_CALLS[manifest.task]})",
         "```",
         "",
         "## How it was made",
         "",
-        *(line for step in manifest.history for line in _step(step)),
+        *(line for step in manifest.history for line in _step(step, manifest)),
     ]
     return "\n".join(lines) + "\n"
 
 
-def _step(step: Step) -> list[str]:
+def _step(step: Step, manifest: Manifest) -> list[str]:
     options = ", ".join(f"{name} {value}" for name, value in step.options.items()) or "no options"
     lines = [f"- **{step.stage}**: {options}"]
     lines += [
         f"  - against {parity.reference} on {parity.texts} texts: max |Δlogit| "
         f"{parity.max_difference:.2e} ({parity.relative:.2e} of the range), "
-        f"same label {parity.agreement:.2%}"
+        f"{agreement_text(manifest, parity.agreement)}"
         for parity in step.parity
     ]
     return lines + [f"  - {name}: {value}" for name, value in (step.metrics or {}).items()]

@@ -4,18 +4,26 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.util import find_spec
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmonnx.bundle.manifest import TextSpec
+from lmonnx.bundle.manifest import Task
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.errors import StageError, UnsupportedError
+from lmonnx.runtime.batch import Batch
+from lmonnx.runtime.pipelines.base import Pipeline
+from lmonnx.runtime.pipelines.feature_extraction import TOKEN_OUTPUTS, lower
 from lmonnx.runtime.tokenizer import Text
 
 BATCH = 8  # padded batches of mixed length: padding must not change an answer
+
+Raw = NDArray[np.float32]  # (rows, C)
+Outputs = Mapping[str, NDArray[Any]]
 
 
 def is_installed() -> bool:
@@ -23,18 +31,18 @@ def is_installed() -> bool:
     return all(find_spec(name) is not None for name in ("torch", "transformers"))
 
 
-def reference_logits(
-    checkpoint: Checkpoint, texts: Sequence[Text], *, text: TextSpec
-) -> NDArray[np.float32]:
-    """Return a classifier's logits, (N, C), in float32 arithmetic, from padded batches.
+def reference_answers(
+    checkpoint: Checkpoint, texts: Sequence[Text], *, model: Pipeline[Any]
+) -> list[Raw]:
+    """Return the raw outputs of texts, (rows, C) each, in float32 arithmetic, from padded batches.
 
     No code of the checkpoint is run, and nothing is downloaded.
 
     Args:
         checkpoint: What answers.
         texts: What is asked; all plain or all pairs.
-        text: The bundle's, for where it pads (absolute positions move with the other side) and
-            cuts.
+        model: The bundle, loaded: its task says which outputs, its manifest where to pad (absolute
+            positions move with the other side) and cut; an embedder pools for both.
 
     Raises:
         UnsupportedError: transformers or torch is not installed.
@@ -48,35 +56,106 @@ def reference_logits(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _logits(checkpoint, texts, text)
+        return _answers(checkpoint, texts, model)
 
 
-def _logits(checkpoint: Checkpoint, texts: Sequence[Text], text: TextSpec) -> NDArray[np.float32]:
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A batch that was run: its encoding, what the model gave, and the bundle it is for."""
+
+    model: Pipeline[Any]
+    encoding: Any
+    kept: NDArray[np.bool_]  # (B, S), where there is no padding
+    outputs: Outputs
+
+
+@dataclass(frozen=True, slots=True)
+class _Reference:
+    """A task's class of transformers, and how its outputs become rows a text."""
+
+    auto_class: str
+    rows: Callable[[_Asked], list[Raw]]
+    truncation: str = "longest_first"
+
+
+def _texts(asked: _Asked) -> list[Raw]:
+    return list(asked.outputs["logits"][:, None])
+
+
+def _tokens(asked: _Asked) -> list[Raw]:
+    logits = asked.outputs["logits"]
+    parts = [np.array(asked.encoding.sequence_ids(row)) for row in range(len(logits))]
+    return [row[part != None] for row, part in zip(logits, parts, strict=True)]  # noqa: E711
+
+
+def _spans(asked: _Asked) -> list[Raw]:
+    pairs = zip(asked.outputs["start_logits"], asked.outputs["end_logits"], strict=True)
+    rows = zip(pairs, asked.kept, strict=True)
+    return [np.stack(pair)[:, kept] for pair, kept in rows]
+
+
+def _masks(asked: _Asked) -> list[Raw]:
+    source = asked.model.bundle.manifest.text.source
+    masks = [
+        np.array(encoding.tokens) == source.mask_token for encoding in asked.encoding.encodings
+    ]
+    return [row[mask] for row, mask in zip(asked.outputs["logits"], masks, strict=True)]
+
+
+def _vectors(asked: _Asked) -> list[Raw]:
+    mask = {"attention_mask": asked.kept.astype(np.int64)}
+    hidden = dict.fromkeys(TOKEN_OUTPUTS, asked.outputs["last_hidden_state"])
+    pooled = asked.model.reduce(hidden, Batch((), (), mask))
+    return [vector[None] for vector in pooled]
+
+
+_CLASSIFIER = "AutoModelForSequenceClassification"
+_REFERENCES: Mapping[Task, _Reference] = {
+    Task.TEXT_CLASSIFICATION: _Reference(_CLASSIFIER, _texts),
+    Task.ZERO_SHOT_CLASSIFICATION: _Reference(_CLASSIFIER, _texts, "only_first"),
+    Task.TEXT_RANKING: _Reference(_CLASSIFIER, _texts),
+    Task.TOKEN_CLASSIFICATION: _Reference("AutoModelForTokenClassification", _tokens),
+    Task.QUESTION_ANSWERING: _Reference("AutoModelForQuestionAnswering", _spans),
+    Task.FILL_MASK: _Reference("AutoModelForMaskedLM", _masks),
+    Task.FEATURE_EXTRACTION: _Reference("AutoModel", _vectors),
+}
+
+
+def _answers(checkpoint: Checkpoint, texts: Sequence[Text], made: Pipeline[Any]) -> list[Raw]:
     import torch
-    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+    import transformers
 
+    manifest = made.bundle.manifest
+    reference = _REFERENCES[manifest.task]
     options = {"local_files_only": True, "trust_remote_code": False}
     try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path, **options)
-        model = AutoModelForSequenceClassification.from_pretrained(
-            checkpoint.path, dtype=torch.float32, **options
-        ).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.path, **options)
+        auto_class = getattr(transformers, reference.auto_class)
+        model = auto_class.from_pretrained(checkpoint.path, dtype=torch.float32, **options).eval()
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise StageError(f"transformers cannot load {checkpoint.repo}: {error!s:.300}") from error
-    tokenizer.padding_side = text.source.padding_side.value
+    tokenizer.padding_side = manifest.text.source.padding_side.value
+    if manifest.embedding and manifest.embedding.lower_case:
+        texts = [lower(str(text)) for text in texts]
     rows = []
     with torch.inference_mode():
         for start in range(0, len(texts), BATCH):
-            chosen = list(texts[start : start + BATCH])
-            batch = tokenizer(
-                *_columns(chosen),
+            encoding = tokenizer(
+                *_columns(list(texts[start : start + BATCH])),
                 padding=True,
-                truncation=True,
-                max_length=text.max_length,
+                truncation=reference.truncation,
+                max_length=manifest.text.max_length,
                 return_tensors="pt",
             )
-            rows.append(model(**batch).logits.float().numpy())
-    return np.concatenate(rows)
+            given = model(**encoding)
+            arrays = {
+                name: value.float().numpy()
+                for name, value in given.items()
+                if isinstance(value, torch.Tensor)
+            }
+            kept = encoding["attention_mask"].numpy().astype(bool)
+            rows += reference.rows(_Asked(made, encoding, kept, arrays))
+    return rows
 
 
 def _columns(texts: list[Text]) -> list[list[str]]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Parity
 from lmonnx.compiler.checkpoint import Checkpoint
-from lmonnx.compiler.reference import reference_logits
+from lmonnx.compiler.reference import reference_answers
 from lmonnx.measure.parity import Golden, measure_parity
-from lmonnx.measure.sentences import parity_sentences
+from lmonnx.measure.sentences import fit, parity_sentences
 from lmonnx.progress import Progress, silent
-from lmonnx.runtime.pipelines.text_classification import TextClassifier
+from lmonnx.runtime.pipelines import PIPELINES
 
 
 def verify_against(
@@ -21,11 +21,13 @@ def verify_against(
         UnsupportedError: transformers is not installed.
         ParityError: They are not of one model.
     """
-    texts = tuple(parity_sentences())
+    manifest = bundle.manifest
+    model = PIPELINES[manifest.task](bundle)
+    texts = tuple(fit(parity_sentences(), manifest))
     progress("reference", 0, 2)
-    reference = reference_logits(checkpoint, texts, text=bundle.manifest.text)
+    reference = reference_answers(checkpoint, texts, model=model)
     progress("reference", 1, 2)
     golden = Golden(f"transformers on {checkpoint.repo}", texts, reference)
-    parity = measure_parity(TextClassifier(bundle), golden)
+    parity = measure_parity(model, golden)
     progress("reference", 2, 2)
     return parity

@@ -1,102 +1,113 @@
-"""A loaded bundle and labelled texts → how often it is right."""
+"""A loaded bundle and labelled data → how often it is right; what the data is, by task."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from lmonnx.bundle.manifest import Task
 from lmonnx.errors import InputError
-from lmonnx.measure.datasets import Example, label_ids
-from lmonnx.measure.metrics import (
-    Ints,
-    accuracy,
-    confusion_matrix,
-    macro_f1,
-    pearson,
-    spearman,
-    wilson_interval,
-)
-from lmonnx.measure.parity import decisions
+from lmonnx.measure.classes import Evaluation, judge_labels
+from lmonnx.measure.datasets import Example, read_examples
+from lmonnx.measure.entities import EntityScores, judge_entities, read_tagged
+from lmonnx.measure.judged import Correlations, Judged
+from lmonnx.measure.masks import MaskScores, judge_masks, read_lines
+from lmonnx.measure.questions import AnswerScores, judge_answers, read_questions
+from lmonnx.measure.similarity import judge_similarities
 from lmonnx.progress import Progress, silent
-from lmonnx.runtime.numerics import ACTIVATIONS
-from lmonnx.runtime.pipelines.text_classification import TextClassifier
-from lmonnx.runtime.tokenizer import Text
+from lmonnx.runtime.pipelines.base import Pipeline
 
-_CHUNK = 512
+__all__ = ["Columns", "Evaluation", "Scores", "evaluate", "judge", "read_data"]
+
+Scores = Evaluation | EntityScores | AnswerScores | Correlations | MaskScores
 
 
 @dataclass(frozen=True, slots=True)
-class Evaluation:
-    """What a bundle scores on `n` labelled texts.
+class Columns:
+    """The columns of a table: an index from 0, or a name; `text_pair` is None for single texts."""
 
-    With several labels to a text `accuracy` is the share of right yes and no decisions, and its
-    95% interval counts texts, since decisions on one text depend on each other; there is no
-    matrix. A regression has correlations alone, None where they are undefined. In the matrix the
-    row is the true label and the column the given one, both in the order of `labels`.
-    """
-
-    n: int
-    labels: tuple[str, ...]
-    accuracy: float | None = None
-    macro_f1: float | None = None
-    confidence_interval: tuple[float, float] | None = None
-    confusion_matrix: tuple[tuple[int, ...], ...] | None = None
-    pearson: float | None = None
-    spearman: float | None = None
+    text: str = "0"
+    label: str = "1"
+    text_pair: str | None = None
 
 
-def evaluate(
-    model: TextClassifier, examples: Sequence[Example], *, progress: Progress = silent
-) -> Evaluation:
-    """Answer every example and compare with its label.
+@dataclass(frozen=True, slots=True)
+class Data:
+    """What a task is judged by: how its data is read, and how answers are set beside it."""
+
+    read: Callable[[Path, Columns], Sequence[Any]]
+    judge: Callable[[Any, Any, Progress], Judged]
+
+
+def _labelled(path: Path, columns: Columns) -> Sequence[Example]:
+    text, label, text_pair = columns.text, columns.label, columns.text_pair
+    return read_examples(path, text=text, label=label, text_pair=text_pair)
+
+
+def _pairs(path: Path, columns: Columns) -> Sequence[Example]:
+    if columns.text_pair is None:
+        raise InputError(
+            f"{path} must have two texts and a score; name the columns with --text, --text-pair "
+            "and --label"
+        )
+    return _labelled(path, columns)
+
+
+def _tagged(path: Path, _: Columns) -> Sequence[Any]:
+    return read_tagged(path)
+
+
+def _questions(path: Path, _: Columns) -> Sequence[Any]:
+    return read_questions(path)
+
+
+def _lines(path: Path, columns: Columns) -> Sequence[Any]:
+    return read_lines(path, columns.text)
+
+
+DATA: Mapping[Task, Data] = {
+    Task.TEXT_CLASSIFICATION: Data(_labelled, judge_labels),
+    Task.ZERO_SHOT_CLASSIFICATION: Data(_labelled, judge_labels),
+    Task.TEXT_RANKING: Data(_pairs, judge_labels),
+    Task.TOKEN_CLASSIFICATION: Data(_tagged, judge_entities),
+    Task.QUESTION_ANSWERING: Data(_questions, judge_answers),
+    Task.FEATURE_EXTRACTION: Data(_pairs, judge_similarities),
+    Task.FILL_MASK: Data(_lines, judge_masks),
+}
+
+
+def read_data(path: Path, task: Task, columns: Columns) -> Sequence[Any]:
+    """Read the labelled data of a task.
+
+    Text and its label in a .tsv, .csv or .jsonl; two texts and a score for ranking and
+    embeddings; tagged words in a CoNLL file; SQuAD JSON for questions; plain lines for masks.
 
     Raises:
-        InputError: There are no examples, or a label is not one of the model's.
+        InputError: The file is missing, of another kind, or wrong; file and line are named.
+    """
+    return DATA[task].read(path, columns)
+
+
+def judge(model: Pipeline[Any], examples: Sequence[Any], *, progress: Progress = silent) -> Judged:
+    """Answer every example and set the answers beside the truth.
+
+    Raises:
+        InputError: There are no examples, or one does not fit the model.
     """
     if not examples:
         raise InputError("there are no examples to evaluate; give at least one")
-    truth = label_ids(examples, model.head)  # first: a wrong column should not cost the run
-    logits = answer_all(model, [example.text for example in examples], progress=progress)
-    labels = model.head.labels
-    if np.issubdtype(truth.dtype, np.floating):
-        values = ACTIVATIONS[model.head.activation](logits[:, 0].astype(np.float64))
-        return Evaluation(
-            len(examples),
-            labels,
-            pearson=_defined(pearson(truth, values)),
-            spearman=_defined(spearman(truth, values)),
-        )
-    return _score(truth.astype(np.int64), decisions(logits, model.head), labels)
+    return DATA[model.bundle.manifest.task].judge(model, examples, progress)
 
 
-def answer_all(
-    model: TextClassifier, texts: Sequence[Text], *, progress: Progress = silent
-) -> NDArray[np.float32]:
-    """Return the logits of all texts, (N, C), telling how many are done."""
-    parts = [np.empty((0, len(model.head.labels)), np.float32)]
-    for start in range(0, len(texts), _CHUNK):
-        progress("evaluate", start, len(texts))
-        parts.append(model.logits(texts[start : start + _CHUNK]))
-    progress("evaluate", len(texts), len(texts))
-    return np.concatenate(parts)
+def evaluate(
+    model: Pipeline[Any], examples: Sequence[Any], *, progress: Progress = silent
+) -> Scores:
+    """Answer every example and compare with the truth.
 
-
-def _score(truth: Ints, given: Ints, labels: tuple[str, ...]) -> Evaluation:
-    n = len(truth)
-    matrix = None
-    if truth.ndim == 1:
-        given = given[:, 0]
-        counts = confusion_matrix(truth, given, len(labels))
-        matrix = tuple(tuple(row) for row in counts.tolist())
-    share = accuracy(truth, given)
-    return Evaluation(
-        n, labels, share, macro_f1(truth, given), wilson_interval(share * n, n), matrix
-    )
-
-
-def _defined(value: float) -> float | None:
-    return None if math.isnan(value) else value
+    Raises:
+        InputError: There are no examples, or one does not fit the model.
+    """
+    scores: Scores = judge(model, examples, progress=progress).evaluation()
+    return scores

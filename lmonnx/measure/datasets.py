@@ -113,6 +113,15 @@ def label_ids(examples: Sequence[Example], head: Head) -> Labels:
     return found
 
 
+def numbers(examples: Sequence[Example]) -> NDArray[np.float64]:
+    """Return the examples' labels as numbers, (N,).
+
+    Raises:
+        InputError: A label is no finite number; it and its row (from 1) are named.
+    """
+    return np.array([_number(e.label, n, "") for n, e in enumerate(examples, 1)])
+
+
 def _is_unicode(text: str) -> bool:
     return text.isascii() or not any("\ud800" <= c <= "\udfff" for c in text)
 
@@ -144,15 +153,18 @@ def _value(label: str, head: Head, row: int) -> float:
     name = label.strip()
     if head.activation is Activation.SIGMOID and name in {"", head.labels[0]}:
         return float(name != "")
+    return _number(label, row, f", the model gives a number ({_shown(head)})")
+
+
+def _number(label: str, row: int, wanted: str) -> float:
+    name = label.strip()
     try:
         value = float(name)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):
-        raise InputError(
-            f"row {row} has the label {name[:60]!r}, the model gives a number ({_shown(head)}); "
-            f"{_HEADER_HINT}"
-        )
+        wanted = wanted or ", which is no number"
+        raise InputError(f"row {row} has the label {name[:60]!r}{wanted}; {_HEADER_HINT}")
     return value
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import Any
 
@@ -11,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 Ints = NDArray[np.int64]
 Interval = tuple[float, float]
+_RESAMPLES = 1000
 
 
 def accuracy(truth: Ints, given: Ints) -> float:
@@ -79,6 +81,25 @@ def paired_interval(
     difference = (first - second) / n
     half = _z(level) * math.sqrt(first + second - (first - second) ** 2 / n) / n
     return max(-1.0, difference - half), min(1.0, difference + half)
+
+
+def bootstrap_interval(statistic: Callable[[Ints], float], count: int) -> Interval:
+    """Return the 95% interval of a statistic over rows drawn anew, 1,000 times, seeded.
+
+    Args:
+        statistic: Of row numbers, (count,), of which some come several times; NaN is left out.
+        count: How many rows there are.
+
+    Source:
+        Efron, "Bootstrap methods: another look at the jackknife" (1979); the percentile interval.
+    """
+    rng = np.random.default_rng(0)
+    drawn = np.array([statistic(rng.integers(count, size=count)) for _ in range(_RESAMPLES)])
+    drawn = drawn[~np.isnan(drawn)]
+    if not len(drawn):
+        return math.nan, math.nan
+    low, high = np.quantile(drawn, (0.025, 0.975))
+    return float(low), float(high)
 
 
 def pearson(first: ArrayLike, second: ArrayLike) -> float:

@@ -3,26 +3,32 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
+from typing import Any
 
 import numpy as np
 
 from lmonnx.bundle.bundle import Bundle
+from lmonnx.bundle.manifest import Task
 from lmonnx.errors import InputError
+from lmonnx.measure.sentences import LABELS, fit, hypotheses
 from lmonnx.progress import Progress, silent, track
 from lmonnx.runtime.loading import load
 from lmonnx.runtime.pipelines import PIPELINES
-from lmonnx.runtime.pipelines.text_classification import TextClassifier
+from lmonnx.runtime.pipelines.base import Pipeline
 from lmonnx.runtime.session import CPU
 from lmonnx.runtime.threads import available_threads
 from lmonnx.runtime.tokenizer import Text
 
 _LATENCIES = (100, 500)  # calls timed alone: fewer say nothing of p99, more only take time
 _STATUS = Path("/proc/self/status")
+
+Ask = Callable[[list[Text]], Any]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +63,12 @@ def bench(
     providers: Sequence[str] = (CPU,),
     progress: Progress = silent,
 ) -> Speed:
-    """Load a bundle and time it through the whole pipeline, strings in and labels out.
+    """Load a bundle and time it through the whole pipeline, strings in and answers out.
 
     Args:
         path: The bundle's folder.
-        texts: What to answer; latency takes 100 to 500 of them in turn.
+        texts: What to answer; latency takes 100 to 500 of them in turn. Plain texts are made
+            to fit the task, and zero-shot is asked about five labels.
         rounds: Calls with the whole list, at least 1, after one that is not counted.
         threads: Threads a call may use; None takes what the cgroup's quota allows.
         providers: onnxruntime's execution providers.
@@ -76,10 +83,12 @@ def bench(
     start = perf_counter()
     model = load(path, threads=threads, providers=providers)
     opened = perf_counter() - start
-    model(texts)  # warm-up: memory arenas grow, lazy kernels load
-    latencies = _latencies(model, texts)
-    fastest = min(_seconds(model, texts) for _ in track(range(rounds), "bench", progress))
-    tokens = model.tokenizer.count(texts)
+    texts = fit(texts, model.bundle.manifest)
+    ask = partial(_ASKS.get(model.bundle.manifest.task, _whole), model)
+    ask(texts)  # warm-up: memory arenas grow, lazy kernels load
+    latencies = _latencies(ask, texts)
+    fastest = min(_seconds(ask, texts) for _ in track(range(rounds), "bench", progress))
+    tokens = model.tokenizer.count(_counted(model, texts))
     return Speed(
         texts=len(texts),
         tokens=tokens,
@@ -124,18 +133,43 @@ def peak_mib(status: Path = _STATUS) -> float | None:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
-def _latencies(model: TextClassifier, texts: Sequence[Text]) -> list[float]:
+def _whole(model: Any, texts: list[Text]) -> Any:
+    return model(texts)
+
+
+def _rank(model: Any, texts: list[Any]) -> Any:
+    return model(texts[0][0], [document for _, document in texts])
+
+
+def _choose(model: Any, texts: list[Any]) -> Any:
+    return model([premise for premise, _ in texts], LABELS)
+
+
+_ASKS: Mapping[Task, Callable[[Any, list[Text]], Any]] = {
+    Task.TEXT_RANKING: _rank,
+    Task.ZERO_SHOT_CLASSIFICATION: _choose,
+}
+
+
+def _counted(model: Pipeline[Any], texts: list[Any]) -> list[Text]:
+    """Return what one call reads: zero-shot reads a text once a label."""
+    if model.bundle.manifest.task is Task.ZERO_SHOT_CLASSIFICATION:
+        return [(premise, supposed) for premise, _ in texts for supposed in hypotheses()]
+    return texts
+
+
+def _latencies(ask: Ask, texts: list[Text]) -> list[float]:
     fewest, most = _LATENCIES
     calls = min(max(len(texts), fewest), most)
     step = max(1, len(texts) // most)  # spread over the list, which may be sorted
-    return [_seconds(model, [text]) for text in islice(cycle(texts[::step]), calls)]
+    return [_seconds(ask, [text]) for text in islice(cycle(texts[::step]), calls)]
 
 
 def _percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:
     return {f"p{q}_ms": float(np.percentile(seconds, q)) * 1000 for q in (50, 95, 99)}
 
 
-def _seconds(model: TextClassifier, texts: Sequence[Text]) -> float:
+def _seconds(ask: Ask, texts: list[Text]) -> float:
     start = perf_counter()
-    model(texts)
+    ask(texts)
     return perf_counter() - start

@@ -31,11 +31,11 @@ def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
     """
     suffix = path.suffix.lower()
     if suffix == ".jsonl":
-        return _jsonl(path, _content(path), columns)
+        return _jsonl(path, read_content(path), columns)
     if suffix not in _TABLES:
-        kinds = ", ".join((*_TABLES, ".jsonl"))
+        kinds = ", ".join(KINDS)
         raise InputError(f"{path}: {suffix or 'no suffix'} is no known kind of file, use {kinds}")
-    return _select(path, _TABLES[suffix](path, _content(path)), columns)
+    return _select(path, _TABLES[suffix](path, read_content(path)), columns)
 
 
 def is_index(column: str) -> bool:
@@ -43,7 +43,12 @@ def is_index(column: str) -> bool:
     return column.isascii() and column.isdigit()
 
 
-def _content(path: Path) -> str:
+def read_content(path: Path) -> str:
+    """Return the text of a file, without a byte order mark.
+
+    Raises:
+        InputError: The file is missing or not UTF-8.
+    """
     try:
         data = path.read_bytes().removeprefix(BOM)
     except OSError as error:
@@ -80,6 +85,7 @@ def _csv(path: Path, content: str) -> Iterator[Row]:
 
 
 _TABLES: Mapping[str, Callable[[Path, str], Iterator[Row]]] = {".tsv": _tsv, ".csv": _csv}
+KINDS = (*_TABLES, ".jsonl")
 
 
 def _select(path: Path, rows: Iterator[Row], columns: Sequence[str]) -> Iterator[Row]:

@@ -33,8 +33,10 @@ def test_quantize_tells_its_figures_as_json(bert_bundle, tmp_path):
 
 
 def test_a_gate_that_is_missed_exits_3_and_writes_nothing(bert_bundle, tmp_path, monkeypatch):
-    lost = (0.5, (0.4, 0.6), "accuracy")
-    monkeypatch.setattr("lmonnx.compiler.quantize.gate.Gate._drop", lambda *_: lost)
+    from lmonnx.compiler.quantize import gate
+
+    lost = gate.Drop(0.5, (0.4, 0.6), 2, "accuracy", 0.5)
+    monkeypatch.setattr(gate.LabelledGate, "measure", lambda *_: lost)
     data = tmp_path / "data.tsv"
     data.write_text("film\t0\nbad\t1\n")
     out = tmp_path / "out"

@@ -127,3 +127,52 @@ def test_a_golden_check_needs_no_onnx(tiny_bundle):
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=60)
     assert done.returncode == 0, done.stderr.decode()
+
+
+FROZEN = GOLDEN.parent
+
+
+def test_eval_reads_what_the_task_is_judged_by(tmp_path):
+    pairs = tmp_path / "sts.tsv"
+    pairs.write_text("the film\tgood\t1\nnot good\tbad\t0\na\ta\t3\n")
+    columns = ("--text-pair", 1, "--label", 2)
+    (result,) = lines(run("eval", FROZEN / "tiny-embedder", pairs, *columns, "--json"))
+    assert result["n"] == 3 and {"spearman", "pearson"} <= result.keys()
+    shown = run("eval", FROZEN / "tiny-embedder", pairs, *columns).stdout
+    assert shown.startswith("examples\t3\nSpearman\t")
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the film is good\nnot bad\n")
+    (result,) = lines(run("eval", FROZEN / "tiny-mlm", texts, "--json"))
+    assert result.keys() == {"n", "accuracy"}
+
+
+def test_eval_names_the_columns_that_a_pair_needs(tmp_path):
+    line = only_line(run("eval", FROZEN / "tiny-embedder", tmp_path / "a.tsv"), 1)
+    assert "--text, --text-pair and --label" in line
+
+
+def test_verify_tells_vectors_by_their_cosine(tmp_path):
+    import lmonnx
+
+    texts = ["the film", "good", "not bad at all"]
+    rows = [raw.tolist() for raw in lmonnx.load(FROZEN / "tiny-embedder").raw(texts)]
+    golden = tmp_path / "golden.json"
+    golden.write_text(json.dumps({"source": "itself", "texts": texts, "logits": rows}))
+    shown = run("verify", FROZEN / "tiny-embedder", "--golden", golden).stdout
+    assert "mean cosine\t1.000000\nparity\theld" in shown
+
+
+def test_a_golden_of_another_shape_is_named_by_its_text(tiny_bundle, tmp_path):
+    golden = tmp_path / "golden.json"
+    golden.write_text(json.dumps({"texts": ["a"], "logits": [[1, 2, 3]]}))
+    line = only_line(run("verify", tiny_bundle, "--golden", golden), 3)
+    assert "gives 2 logits for text 1, golden.json 3 logits; they are not of one model" in line
+
+
+@pytest.mark.parametrize("name", ["tiny-nli", "tiny-ranker", "tiny-mlm", "tiny-embedder"])
+def test_bench_times_every_task(name, tmp_path):
+    texts = tmp_path / "texts.txt"
+    texts.write_text("the film\ngood\n")
+    args = ("--file", texts, "--rounds", 1, "--threads", 1, "--json")
+    (result,) = lines(run("bench", FROZEN / name, *args))
+    assert result["texts"] == 2 and result["tokens"] >= 6

@@ -36,7 +36,7 @@ def test_a_golden_says_what_made_it_and_holds_its_texts(name):
     assert {"torch", "transformers", "tokenizers"} <= stored["versions"].keys()
     assert stored["source"].startswith("transformers ")
     golden = read_golden(HERE / f"{name}.json")
-    assert golden.logits.shape == (GOLDENS[name], 2)
+    assert [raw.shape for raw in golden.answers] == [(1, 2)] * GOLDENS[name]
     singles = {text for text in golden.texts if isinstance(text, str)}
     assert 0.7 * GOLDENS[name] < len(singles)
 
@@ -50,28 +50,47 @@ def test_a_golden_of_another_model_misses_parity(tiny_model):
 
 
 @pytest.mark.parametrize(
-    "text",
+    ("text", "message"),
     [
-        "",
-        "[]",
-        '{"texts": ["a"]}',
-        '{"texts": ["a"], "logits": [[1], [2]]}',
-        '{"texts": [], "logits": []}',
-        '{"texts": [["a"]], "logits": [[1]]}',
-        '{"texts": ["a"], "logits": [["x"]]}',
-        '{"texts": ["a"], "logits": [1]}',
+        ("", "not JSON"),
+        ("[" * 100_000, "not JSON"),
+        ("[]", "no list of texts"),
+        ("{}", "no list of texts"),
+        ('{"texts": ["a"]}', "no list of logits"),
+        ('{"texts": ["a"], "logits": {}}', "no list of logits"),
+        ('{"texts": ["a"], "logits": [[1], [2]]}', "1 texts, but logits for 2"),
+        ('{"texts": [], "logits": []}', "no list of texts"),
+        ('{"texts": [["a"]], "logits": [[1]]}', "text 1 is neither a string nor a list of two"),
+        ('{"texts": [3], "logits": [[1]]}', "text 1 is neither"),
+        ('{"texts": ["a"], "logits": [["x"]]}', "logits of text 1 are no numbers"),
+        ('{"texts": ["a"], "logits": [1]}', "logits of text 1 are no numbers"),
+        ('{"texts": ["a"], "logits": [[[1, 2], [1]]]}', "logits of text 1 are no numbers"),
+        ('{"texts": ["a"], "logits": [[[[1]]]]}', "logits of text 1 are no numbers"),
     ],
 )
-def test_what_is_no_golden_is_one_line(tmp_path, text):
+def test_what_is_no_golden_is_one_line_that_says_why(tmp_path, text, message):
     (tmp_path / "g.json").write_text(text)
-    with pytest.raises(InputError, match=r"g\.json") as caught:
+    with pytest.raises(InputError, match=rf"g\.json.*{message}") as caught:
         read_golden(tmp_path / "g.json")
     assert "\n" not in str(caught.value)
 
 
+def test_a_missing_golden_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"g\.json cannot be read"):
+        read_golden(tmp_path / "g.json")
+
+
+def test_a_golden_may_hold_rows_a_text_and_pairs(tmp_path):
+    stored = {"texts": ["a", ["b", "c"], ""], "logits": [[[1, 2], [3, 4]], [5, 6, 7], []]}
+    (tmp_path / "g.json").write_text(json.dumps(stored))
+    golden = read_golden(tmp_path / "g.json")
+    assert golden.texts == ("a", ("b", "c"), "") and golden.source == "g.json"
+    assert [raw.shape for raw in golden.answers] == [(2, 2), (1, 3), (0, 0)]
+
+
 def test_golden_files_stay_small():
     files = [path for path in HERE.rglob("*") if path.is_file()]
-    assert sum(path.stat().st_size for path in files if path.suffix == ".json") < 200_000
+    assert sum(path.stat().st_size for path in files if path.suffix == ".json") < 400_000
     assert sum(p.stat().st_size for p in (HERE / "tiny-bert").rglob("*") if p.is_file()) < 150_000
 
 

@@ -62,7 +62,9 @@ def export_embedding(
     _check_order(modules, checkpoint)
     width = _width(checkpoint, graph)
     modes, include_prompt = _pooling(checkpoint, modules, graph, width, pooling)
-    layers = [module for module in modules if module.kind == "Dense"]
+    # A sentence_embedding is what comes out of all modules.
+    pools = modes == (Pooling.NONE,)
+    layers = [module for module in modules if module.kind == "Dense" and not pools]
     dense, width = _dense_layers(checkpoint, draft, layers, width * len(modes))
     if modules and pooling is None:
         _copy_files(checkpoint, draft, modules)

@@ -14,10 +14,11 @@ from lmonnx.compiler.graph import load_graph, save_graph
 from lmonnx.compiler.optimize.fusions import check_fusions, fused_counts
 from lmonnx.compiler.stage import MODEL_FILE, copy_text, finish, make_step
 from lmonnx.errors import StageError
+from lmonnx.measure.decisions import answer_all, decision_of
 from lmonnx.measure.parity import Golden, measure_parity, require_parity
-from lmonnx.measure.sentences import parity_sentences
+from lmonnx.measure.sentences import fit, parity_sentences
 from lmonnx.measure.speed import load_ms
-from lmonnx.runtime.pipelines.text_classification import TextClassifier
+from lmonnx.runtime.pipelines import PIPELINES
 from lmonnx.runtime.session import save_optimized
 from lmonnx.runtime.tokenizer import Long
 
@@ -59,10 +60,12 @@ def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
 
 
 def _parity(bundle: Bundle, made: Bundle) -> Parity:
-    texts = tuple(parity_sentences())
-    reference = TextClassifier(bundle).logits(texts, long=Long.TRUNCATE)
-    parity = measure_parity(TextClassifier(made), Golden("the input bundle", texts, reference))
-    require_parity(parity, made.manifest.precision)
+    manifest = made.manifest
+    texts = tuple(fit(parity_sentences(), manifest))
+    load = PIPELINES[manifest.task]
+    reference = answer_all(load(bundle), texts, long=Long.TRUNCATE)
+    parity = measure_parity(load(made), Golden("the input bundle", texts, reference))
+    require_parity(parity, manifest.precision, decision_of(manifest))
     return parity
 
 

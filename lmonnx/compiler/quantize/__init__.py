@@ -7,21 +7,24 @@ from dataclasses import dataclass
 from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import Manifest, Precision
 from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.quantize.calibration import Means, mean_inputs
-from lmonnx.compiler.quantize.dynamic import Granularity, find_layers, write_int8
-from lmonnx.compiler.quantize.gate import Drop, Gate
+from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
+from lmonnx.compiler.quantize.gate import Drop, Gate, open_gate
+from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.compiler.quantize.sensitivity import rank_layers
 from lmonnx.compiler.stage import MODEL_FILE, copy_text, finish, make_step
 from lmonnx.errors import GateError, InputError, StageError
-from lmonnx.measure.datasets import Example
-from lmonnx.measure.sentences import gate_sentences, parity_sentences
+from lmonnx.measure.sentences import fit, parity_sentences
 from lmonnx.progress import Progress, silent
-from lmonnx.runtime.pipelines.text_classification import TextClassifier
+from lmonnx.runtime.pipelines import PIPELINES
+from lmonnx.runtime.pipelines.base import Pipeline
+from lmonnx.runtime.tokenizer import Text
 
 __all__ = ["Granularity", "Method", "quantize"]
 
@@ -54,7 +57,7 @@ def quantize(
     *,
     method: str = Method.DYNAMIC,
     granularity: str = Granularity.ROW,
-    examples: Sequence[Example] | None = None,
+    examples: Sequence[Any] | None = None,
     max_drop: float = 0.01,
     keep: Collection[str] = (),
     force: bool = False,
@@ -70,8 +73,9 @@ def quantize(
         target: The new bundle's folder.
         method: Only dynamic: activations are scaled as they come.
         granularity: What shares an activation scale.
-        examples: Labelled text for the gate; without it 500 shipped sentences serve.
-        max_drop: Of accuracy, in [-1, 1]; below 0 it asks for a gain.
+        examples: Labelled data for the gate, as `measure.accuracy.read_data` gives it; without it
+            500 shipped sentences serve.
+        max_drop: Of accuracy, F1 or correlation, in [-1, 1]; below 0 it asks for a gain.
         keep: Patterns of layer names that stay in float32, such as "layer.11." or "*output*".
         force: Replace a bundle that is there.
         progress: Told how far the gate is.
@@ -84,8 +88,7 @@ def quantize(
     if not -1 <= max_drop <= 1:
         raise InputError(f"max_drop is {max_drop}, must be between -1 and 1")
     plan = _plan(bundle, Granularity(granularity), keep, progress)
-    texts = gate_sentences() if examples is None else [example.text for example in examples]
-    gate = Gate.open(TextClassifier(bundle), texts, examples, progress)
+    gate = open_gate(_load(bundle), examples, progress)
     options = {
         "method": Method(method).value,
         "granularity": plan.granularity.value,
@@ -99,6 +102,14 @@ def quantize(
             metrics["warning"] = "the interval is wider than the limit; give more labelled text"
         finish(draft, manifest.with_step(make_step("quantize", options, metrics=metrics)))
     return Bundle.open(target, verify=False)
+
+
+def _load(bundle: Bundle) -> Pipeline[Any]:
+    return PIPELINES[bundle.manifest.task](bundle)
+
+
+def _probes(bundle: Bundle) -> list[Text]:
+    return fit(parity_sentences(), bundle.manifest)
 
 
 def _plan(
@@ -116,11 +127,13 @@ def _plan(
     kept = {name for pattern in keep for name in _matches(pattern, names)}
     layers = tuple(name for name in names if name not in kept)
     values = {layer.value for layer in found if layer.name in layers}
-    means = mean_inputs(bundle, values, parity_sentences(), progress=progress)
+    means = mean_inputs(bundle, values, _probes(bundle), progress=progress)
     return _Plan(bundle, granularity, layers, means)
 
 
 def _matches(pattern: str, names: Sequence[str]) -> list[str]:
+    if not pattern.strip():
+        raise InputError(f"--keep is empty; give a part of a layer's name, such as {names[0]}")
     found = [name for name in names if fnmatchcase(name, f"*{pattern.strip('*')}*")]
     if not found:
         raise InputError(f"no layer matches --keep {pattern}; the first is {names[0]}")
@@ -134,7 +147,7 @@ def _accepted(
     copy_text(draft, plan.bundle)
     for widened in _forms(plan, progress):
         manifest = _write(plan, draft, widened)
-        drop = gate.measure(TextClassifier(Bundle.open(draft.path, verify=False)), progress)
+        drop = gate.measure(_load(Bundle.open(draft.path, verify=False)), progress)
         if drop.value <= max_drop:
             return widened, drop, manifest
     raise GateError(
@@ -153,7 +166,7 @@ def _forms(plan: _Plan, progress: Progress) -> Iterator[list[str]]:
     ranked = rank_layers(
         plan.bundle,
         plan.layers,
-        parity_sentences(),
+        _probes(plan.bundle),
         granularity=plan.granularity,
         progress=progress,
     )

@@ -36,7 +36,7 @@ def mean_inputs(
 
     Args:
         bundle: The float bundle.
-        values: Names of float values, (B, S, K) or (B, 1, K).
+        values: Names of float values, (B, S, K), (B·S, K) or (B, 1, K).
         texts: What to run.
         progress: Told after every batch.
     """
@@ -62,5 +62,7 @@ def mean_inputs(
 
 
 def _rows(value: NDArray[np.float32], kept: NDArray[np.bool_]) -> NDArray[np.float32]:
-    """Return the rows of tokens that are no padding: (B, S, K) → (N, K)."""
+    """Return the rows of tokens that are no padding: (B, S, K) or (B·S, K) → (N, K)."""
+    if value.ndim == 2 and len(value) == kept.size:
+        return value[kept.ravel()]
     return value[kept] if value.shape[:2] == kept.shape else value.reshape(-1, value.shape[-1])

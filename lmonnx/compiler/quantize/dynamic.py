@@ -15,10 +15,10 @@ from onnx import helper
 
 from lmonnx.bundle.manifest import GraphSpec
 from lmonnx.compiler.graph import MICROSOFT, WeightFile, graph_spec, load_graph, read_weight
+from lmonnx.compiler.quantize.layers import is_lookup, node_name
 from lmonnx.compiler.quantize.weights import Columns, quantize_columns, quantize_rows
 
 _AXES_ARE_INPUTS = 18  # the opset from which ReduceMax takes its axes as an input
-TABLE_INPUT = "input_ids"
 SWITCHES = "switches"
 
 
@@ -27,25 +27,6 @@ class Granularity(StrEnum):
 
     ROW = "row"  # one token: its answer does not depend on its batch
     TENSOR = "tensor"  # the whole batch: faster on some CPUs, and one outlier spoils its neighbours
-
-
-@dataclass(frozen=True, slots=True)
-class Layer:
-    """A product with a constant matrix: `name` is its node's, `value` what flows into it."""
-
-    name: str
-    value: str
-    weight: str
-
-
-def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
-    """Return the layers that can be quantized, in the order of the graph."""
-    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer if t.data_type == 1}
-    return tuple(
-        Layer(_name(node), node.input[0], node.input[1])
-        for node in model.graph.node
-        if node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) == 2
-    )
 
 
 def write_int8(
@@ -115,7 +96,7 @@ class _Rewriter:
                 self.readers[name] = [*self.readers.get(name, []), node]
         wanted = {name: index for index, name in enumerate(layers)}
         for node in list(graph.node):
-            self._rewrite_node(node, wanted.get(_name(node)))
+            self._rewrite_node(node, wanted.get(node_name(node)))
         if self.switched:
             shape = [len(layers)]
             graph.input.append(helper.make_tensor_value_info(SWITCHES, 9, shape))  # 9: bool
@@ -128,14 +109,14 @@ class _Rewriter:
                 graph.initializer.append(self.added.get(name) or self._copied(self.tensors[name]))
 
     def _rewrite_node(self, node: onnx.NodeProto, index: int | None) -> None:
-        if _name(node) in self.merged:
+        if node_name(node) in self.merged:
             return
         table = self.tensors.get(node.input[0]) if node.op_type == "Gather" else None
         if index is not None and self.switched:
             self._switched_layer(node, index)
         elif index is not None:
             self._layer_with_bias(node)
-        elif table is not None and table.data_type == 1 and node.input[1] == TABLE_INPUT:
+        elif table is not None and table.data_type == 1 and is_lookup(node):
             self._table(node, self._read(table))
         else:
             self.nodes.append(node)
@@ -145,21 +126,41 @@ class _Rewriter:
 
         By rows it cannot: the rows' scales are applied after the product, the bias after these.
         """
-        matrix = np.asarray(self._read(self.tensors[node.input[1]]))
+        matrix = self._matrix(node)
         columns = quantize_columns(matrix)
         reader, place = self._bias(node)
         if reader is not None and node.input[0] in self.means:
             error = matrix - columns[0] * columns[1]
             reader.input[place] = self._corrected(node, reader.input[place], error)
-        merge = self.granularity is Granularity.TENSOR and reader and reader.op_type == "Add"
-        if merge and reader is not None:
+        if reader is not None and reader is node:
+            self._biased_layer(node, columns, node.input[place], node.output[0])
+        elif self.granularity is Granularity.TENSOR and reader and reader.op_type == "Add":
             self._layer(node, columns, reader.output[0], reader.input[place])
-            self.merged.add(_name(reader))
+            self.merged.add(node_name(reader))
         else:
             self._layer(node, columns, node.output[0])
 
+    def _matrix(self, node: onnx.NodeProto) -> NDArray[np.float32]:
+        """Return a layer's weights as its input meets them: (K, N)."""
+        stored = np.asarray(self._read(self.tensors[node.input[1]]))
+        return stored.T if node.op_type == "Gemm" else stored
+
+    def _biased_layer(self, node: onnx.NodeProto, columns: Columns, bias: str, output: str) -> None:
+        """Write a Gemm, which holds its own bias."""
+        if self.granularity is Granularity.TENSOR:
+            self._layer(node, columns, output, bias)
+            return
+        product = f"{node_name(node)}/product"
+        self._layer(node, columns, product)
+        self._op("Add", [product, bias], f"{node_name(node)}/bias", output)
+
     def _bias(self, node: onnx.NodeProto) -> tuple[onnx.NodeProto | None, int]:
-        """Return the node that alone reads a product and adds a constant vector, and its place."""
+        """Return the node that alone reads a product and adds a constant vector, and its place.
+
+        That of a Gemm is the node itself.
+        """
+        if node.op_type == "Gemm":
+            return (node, 2) if len(node.input) > 2 else (None, 0)
         readers = self.readers.get(node.output[0], [])
         if len(readers) == 1 and readers[0].op_type in {"Add", "BiasGelu", "FastGelu"}:
             for place, name in enumerate(readers[0].input):
@@ -177,7 +178,7 @@ class _Rewriter:
         mean = self.means[node.input[0]] @ error
         values = self._read(self.tensors[bias]) + mean.astype(np.float32)
         # Of the node, not of the bias: layers that share weights have errors of their own.
-        return self._store(f"{_name(node)}/bias_corrected", values)
+        return self._store(f"{node_name(node)}/bias_corrected", values)
 
     def _read(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         return read_weight(tensor, self.folder)
@@ -203,9 +204,11 @@ class _Rewriter:
         return result
 
     def _layer(self, node: onnx.NodeProto, columns: Columns, output: str, bias: str = "") -> None:
-        x, weight, name = node.input[0], node.input[1], _name(node)
-        q = self._store(f"{weight}_int8", columns[0])
-        s = self._store(f"{weight}_scale", columns[1])
+        x, weight, name = node.input[0], node.input[1], node_name(node)
+        # The table that is looked up is rounded by rows; the same as a matrix by columns.
+        stem = f"{weight}_columns" if node.op_type == "Gemm" else weight
+        q = self._store(f"{stem}_int8", columns[0])
+        s = self._store(f"{stem}_scale", columns[1])
         if self.granularity is Granularity.TENSOR:
             u, scale, zero = self._whole(x)
             inputs = [u, q, scale, s, zero, *(["", bias] if bias else [])]
@@ -217,9 +220,12 @@ class _Rewriter:
         self._op("Mul", [product, scale], f"{name}/row_scale", output)
 
     def _switched_layer(self, node: onnx.NodeProto, index: int) -> None:
-        name, result = _name(node), node.output[0]
-        columns = quantize_columns(np.asarray(self._read(self.tensors[node.input[1]])))
-        self._layer(node, columns, f"{result}/int8")
+        name, result = node_name(node), node.output[0]
+        columns = quantize_columns(self._matrix(node))
+        if node.op_type == "Gemm" and len(node.input) > 2:
+            self._biased_layer(node, columns, node.input[2], f"{result}/int8")
+        else:
+            self._layer(node, columns, f"{result}/int8")
         node.output[0] = f"{result}/float"
         self.nodes.append(node)
         place = self._store(f"int8/index_{index}", np.array(index, np.int64))
@@ -264,17 +270,13 @@ class _Rewriter:
     def _table(self, node: onnx.NodeProto, table: NDArray[Any]) -> None:
         """Look up int8 rows and their scales: the table is most of a small model's bytes."""
         integers, scales = quantize_rows(np.asarray(table))
-        name, ids = _name(node), node.input[1]
+        name, ids = node_name(node), node.input[1]
         q = self._store(f"{node.input[0]}_int8", integers)
         s = self._store(f"{node.input[0]}_scale", scales)
         rows = self._op("Gather", [q, ids], f"{name}/int8", axis=0)
         scale = self._op("Gather", [s, ids], f"{name}/scale", axis=0)
         floats = self._op("Cast", [rows], f"{name}/Cast", to=1)
         self._op("Mul", [floats, scale], f"{name}/Mul", node.output[0])
-
-
-def _name(node: onnx.NodeProto) -> str:
-    return str(node.name or node.output[0])
 
 
 _SCALARS: dict[str, NDArray[Any]] = {

@@ -5,18 +5,19 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import GraphSpec
-from lmonnx.compiler.quantize.calibration import text_batches
 from lmonnx.compiler.quantize.dynamic import SWITCHES, Granularity, write_int8
+from lmonnx.measure.decisions import answer_all
 from lmonnx.progress import Progress, track
-from lmonnx.runtime.batch import Batch
+from lmonnx.runtime.pipelines import PIPELINES
 from lmonnx.runtime.session import Session, SessionConfig
-from lmonnx.runtime.tokenizer import Text
+from lmonnx.runtime.tokenizer import Long, Text
 
 
 def rank_layers(
@@ -29,8 +30,9 @@ def rank_layers(
 ) -> list[str]:
     """Return layers by what they cost, worst first.
 
-    The cost is the mean squared Δlogit when that layer alone is quantized. One graph holds every
-    layer in both precisions with a switch a layer, so nothing is built or loaded twice.
+    The cost is the mean squared Δ of the raw outputs when that layer alone is quantized. One
+    graph holds every layer in both precisions with a switch a layer, so nothing is built or
+    loaded twice.
 
     Args:
         bundle: The float bundle.
@@ -63,21 +65,31 @@ def _costs(
     texts: Sequence[Text],
     progress: Progress,
 ) -> NDArray[np.float64]:
-    session = Session(path, spec, SessionConfig())
-    ready = text_batches(bundle, session, texts)
+    model = PIPELINES[bundle.manifest.task](bundle)
+    switched = _Switched(path, spec, len(layers))
+    model.session = switched
 
-    def logits(switches: NDArray[np.bool_]) -> NDArray[np.float32]:
-        return np.concatenate([_run(session, batch, switches) for batch in ready])
+    def outputs(switches: NDArray[np.bool_]) -> NDArray[np.float32]:
+        switched.switches = switches
+        return np.concatenate([r.ravel() for r in answer_all(model, texts, long=Long.TRUNCATE)])
 
     none = np.zeros(len(layers), np.bool_)
-    exact = logits(none)
+    exact = outputs(none)
     costs = np.zeros(len(layers))
     for index in track(range(len(layers)), "measuring layers", progress):
         alone = none.copy()
         alone[index] = True
-        costs[index] = np.square(logits(alone) - exact, dtype=np.float64).mean()
+        costs[index] = np.square(outputs(alone) - exact, dtype=np.float64).mean()
     return costs
 
 
-def _run(session: Session, batch: Batch, switches: NDArray[np.bool_]) -> NDArray[np.float32]:
-    return session.run({**batch.inputs, SWITCHES: switches})["logits"]
+class _Switched(Session):
+    """A session of the graph of both precisions that a pipeline takes for its own."""
+
+    def __init__(self, path: Path, spec: GraphSpec, layers: int) -> None:
+        super().__init__(path, spec, SessionConfig())
+        self.inputs -= {SWITCHES}
+        self.switches = np.zeros(layers, np.bool_)
+
+    def run(self, inputs: Any) -> dict[str, NDArray[Any]]:
+        return super().run({**inputs, SWITCHES: self.switches})

@@ -35,7 +35,9 @@ def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], Floats]:
 
 def _scales(weights: Floats, limit: int, *, axis: int) -> Floats:
     largest = np.abs(weights).max(axis=axis, keepdims=True) / np.float32(limit)
-    return np.where(largest > 0, largest, np.float32(1)).astype(np.float32)
+    # A subnormal scale has no digits left to be exact with.
+    least = np.maximum(largest, np.finfo(np.float32).tiny)
+    return np.where(largest > 0, least, np.float32(1)).astype(np.float32)
 
 
 def _round(weights: Floats, scales: Floats, limit: int) -> NDArray[np.int8]:

@@ -1,14 +1,16 @@
 """A model's answers against labels: one label, several, numbers."""
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from lmonnx.bundle.manifest import Activation, Head
+from lmonnx.bundle.manifest import Activation, Head, Similarity, Task
 from lmonnx.errors import InputError
-from lmonnx.measure.accuracy import answer_all, evaluate
+from lmonnx.measure.accuracy import Columns, evaluate, read_data
 from lmonnx.measure.datasets import Example
+from lmonnx.measure.decisions import answer_all
 from lmonnx.measure.metrics import wilson_interval
 
 
@@ -17,10 +19,15 @@ class Stub:
     """A model whose logits are the numbers in the text."""
 
     head: Head
+    task: Task = Task.TEXT_CLASSIFICATION
 
-    def logits(self, texts):
-        rows = [[float(word) for word in text.split()] for text in texts]
-        return np.array(rows, np.float32).reshape(len(texts), len(self.head.labels))
+    @property
+    def bundle(self):
+        return SimpleNamespace(manifest=SimpleNamespace(task=self.task, head=self.head))
+
+    def raw(self, texts, *, long=None):
+        for text in texts:
+            yield np.array([[float(word) for word in text.split()]], np.float32)
 
 
 SENTIMENT = Stub(Head(("NEG", "POS"), Activation.SOFTMAX))
@@ -56,7 +63,7 @@ def test_numbers_are_judged_by_correlation(activation):
 
 def test_a_wrong_label_costs_no_run():
     class Silent(Stub):
-        def logits(self, texts):
+        def raw(self, texts, *, long=None):
             raise AssertionError("ran")
 
     with pytest.raises(InputError, match="row 1"):
@@ -71,6 +78,50 @@ def test_no_examples_are_refused():
 def test_progress_ends_at_all_and_the_order_stays():
     told = []
     texts = [f"{i} 0" for i in range(1100)]
-    logits = answer_all(SENTIMENT, texts, progress=lambda *args: told.append(args))
-    assert logits[:, 0].tolist() == list(range(1100))
+    answers = answer_all(SENTIMENT, texts, progress=lambda *args: told.append(args))
+    assert [raw[0, 0] for raw in answers] == list(range(1100))
     assert told == [("evaluate", done, 1100) for done in (0, 512, 1024, 1100)]
+
+
+class Embedder(Stub):
+    """A model whose vectors are the numbers in the text."""
+
+    @property
+    def bundle(self):
+        spec = SimpleNamespace(similarity=Similarity.COSINE)
+        return SimpleNamespace(manifest=SimpleNamespace(task=self.task, embedding=spec))
+
+
+EMBEDDER = Embedder(Head((), Activation.NONE), Task.FEATURE_EXTRACTION)
+
+
+def test_similarities_are_judged_by_their_ranks():
+    pairs = {("1 0", "1 0"): "5", ("1 0", "1 1"): "4.5", ("1 0", "-2 0"): "0"}
+    result = evaluate(EMBEDDER, [Example(*pair) for pair in pairs.items()])
+    # cosines 1, 0.7071, -1
+    assert result.n == 3 and result.spearman == pytest.approx(1)
+    assert result.pearson == pytest.approx(np.corrcoef([1, 0.5**0.5, -1], [5, 4.5, 0])[0, 1])
+
+
+def test_similarities_need_two_texts_and_a_number():
+    with pytest.raises(InputError, match="--text-pair"):
+        evaluate(EMBEDDER, [Example("1 0", "1")])
+    with pytest.raises(
+        InputError, match=r"row 1 has the label 'score', which is no number; .*head"
+    ):
+        evaluate(EMBEDDER, [Example(("1 0", "1 0"), "score")])
+
+
+def test_a_ranking_is_judged_by_correlation_or_by_yes_and_no():
+    ranker = Stub(Head(("score",), Activation.SIGMOID), Task.TEXT_RANKING)
+    yes_and_no = [Example(("-1", ""), "0"), Example(("1", ""), "1"), Example(("-2", ""), "1")]
+    values = [Example(("-1", ""), "0.1"), Example(("1", ""), "3"), Example(("0", ""), "1")]
+    ranker.raw = lambda texts, **_: (np.array([[float(q)]], np.float32) for q, _ in texts)
+    assert evaluate(ranker, yes_and_no).accuracy == pytest.approx(2 / 3)
+    assert evaluate(ranker, values).spearman == pytest.approx(1)
+
+
+@pytest.mark.parametrize("task", [Task.TEXT_RANKING, Task.FEATURE_EXTRACTION])
+def test_tasks_of_pairs_ask_for_the_second_column(tmp_path, task):
+    with pytest.raises(InputError, match="--text-pair and --label"):
+        read_data(tmp_path / "a.tsv", task, Columns())

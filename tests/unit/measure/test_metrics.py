@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lmonnx.measure.metrics import (
     accuracy,
+    bootstrap_interval,
     confusion_matrix,
     macro_f1,
     paired_interval,
@@ -129,3 +130,16 @@ def test_spearman_sees_only_the_order(numbers):
     x = np.array(numbers, np.float64)
     assert spearman(x, x**3) == pytest.approx(1)
     assert spearman(x, -(x**3)) == pytest.approx(-1)
+
+
+def test_a_bootstrap_interval_is_the_statistics_spread_and_the_same_every_time():
+    sample = np.random.default_rng(1).normal(size=400)
+    low, high = bootstrap_interval(lambda rows: float(sample[rows].mean()), 400)
+    half = 1.96 * sample.std() / 20
+    assert (low, high) == pytest.approx((sample.mean() - half, sample.mean() + half), abs=0.02)
+    assert (low, high) == bootstrap_interval(lambda rows: float(sample[rows].mean()), 400)
+
+
+def test_a_bootstrap_leaves_out_what_is_undefined():
+    assert bootstrap_interval(lambda rows: 1.0 if rows[0] else math.nan, 5) == (1, 1)
+    assert all(map(math.isnan, bootstrap_interval(lambda _: math.nan, 5)))

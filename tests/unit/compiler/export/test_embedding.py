@@ -1,10 +1,13 @@
 """sentence-transformers' files → the manifest's embedding, in every layout they have had."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper
 from safetensors.numpy import save_file
 
 import lmonnx
@@ -13,11 +16,12 @@ from lmonnx.bundle.manifest import Dense, GraphSpec, Pooling, Similarity, Tensor
 from lmonnx.compiler.checkpoint import open_checkpoint
 from lmonnx.compiler.export import export
 from lmonnx.compiler.export.embedding import export_embedding
-from lmonnx.errors import LmonnxError, StageError, UnsupportedError
+from lmonnx.errors import InputError, LmonnxError, StageError, UnsupportedError
 from tests import tiny, torch_files
 
 pytestmark = pytest.mark.compiler
 
+FROZEN = Path(__file__).parents[3] / "golden" / "tiny-embedder"
 E, OUT = 32, 5
 OLD = "sentence_transformers.models."
 NEW = {
@@ -395,6 +399,33 @@ def test_an_exported_embedder_answers_and_records_its_pooling(tmp_path):
     model = lmonnx.load(bundle.path, threads=1)
     first = [tokens[0] for tokens in model.token_embeddings(["a film", "not good at all"])]
     assert np.abs(model(["a film", "not good at all"]) - first).max() < 1e-5
+
+
+def test_an_adopted_graph_answers_as_the_one_it_was(tmp_path):
+    bundle = export(open_checkpoint(str(FROZEN)), tmp_path / "bundle", verify=False)
+    assert bundle.manifest.embedding == lmonnx.Bundle.open(FROZEN).manifest.embedding
+    assert np.array_equal(lmonnx.load(bundle.path)("a film"), lmonnx.load(FROZEN)("a film"))
+
+
+def test_a_graph_that_pools_itself_is_adopted_without_the_layers_it_has_run(tmp_path):
+    source = Path(shutil.copytree(FROZEN, tmp_path / "source"))
+    model = onnx.load(source / "onnx" / "model.onnx")
+    mean = helper.make_node(
+        "ReduceMean", ["last_hidden_state"], ["sentence_embedding"], axes=[1], keepdims=0
+    )
+    model.graph.node.append(mean)
+    del model.graph.output[:]
+    output = helper.make_tensor_value_info("sentence_embedding", TensorProto.FLOAT, ["b", 16])
+    model.graph.output.append(output)
+    onnx.save(model, source / "onnx" / "model.onnx")
+    bundle = export(open_checkpoint(str(source)), tmp_path / "bundle", verify=False)
+    spec = bundle.manifest.embedding
+    assert (spec.pooling, spec.dense, spec.dimension) == ((Pooling.NONE,), (), 16)
+    embed = lmonnx.load(bundle.path)
+    expected = lmonnx.load(FROZEN).token_embeddings("a film")[0].mean(axis=0)
+    assert np.abs(embed("a film", normalize=False) - expected).max() < 1e-5
+    with pytest.raises(InputError, match="no vectors of tokens"):
+        embed.token_embeddings("a film")
 
 
 def test_pooling_is_for_embedders_alone(bert_checkpoint, tmp_path):

@@ -9,7 +9,8 @@ from onnx import helper, numpy_helper
 from lmonnx import Bundle, load
 from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.quantize.calibration import mean_inputs
-from lmonnx.compiler.quantize.dynamic import Granularity, find_layers, write_int8
+from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
+from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.measure.sentences import parity_sentences
 from lmonnx.progress import silent
 

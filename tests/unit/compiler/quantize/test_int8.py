@@ -4,12 +4,13 @@ import numpy as np
 import onnx
 import onnxruntime as ort
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import helper, numpy_helper
 
-from lmonnx.compiler.quantize.dynamic import Granularity, find_layers, write_int8
+from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
+from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.compiler.quantize.weights import quantize_columns, quantize_rows
 
 pytestmark = pytest.mark.compiler
@@ -100,6 +101,7 @@ matrices = arrays(np.float32, (7, 5), elements=st.floats(-1e6, 1e6, width=32))
 
 
 @given(matrices)
+@example(np.full((7, 5), 3.918e-42, np.float32))
 def test_columns_are_rounded_to_seven_bits_within_half_a_step(weights):
     integers, scales = quantize_columns(weights)
     assert np.abs(integers).max() <= 63
@@ -111,3 +113,72 @@ def test_rows_are_rounded_to_eight_bits_within_half_a_step(table):
     integers, scales = quantize_rows(table)
     assert scales.shape == (7, 1)
     assert np.all(np.abs(integers * scales - table) <= scales * 0.5001)
+
+
+V = 120
+
+
+def head_file(folder, *, tied, columns=8):
+    """Write lookup → Gemm to the vocabulary, or MatMul + Add to a few columns: ids → logits."""
+    rng = np.random.default_rng(0)
+    table = rng.normal(size=(V, K)).astype(np.float32)
+    small = rng.normal(size=(K, columns)).astype(np.float32)
+    nodes = [helper.make_node("Gather", ["table", "input_ids"], ["x"], name="words", axis=0)]
+    if tied:
+        nodes.append(
+            helper.make_node("Gemm", ["x", "table", "bias"], ["logits"], name="out", transB=1)
+        )
+    else:
+        nodes.append(helper.make_node("MatMul", ["x", "small"], ["product"], name="out"))
+        nodes.append(helper.make_node("Add", ["product", "bias"], ["logits"], name="bias_add"))
+    wide = V if tied else columns
+    bias = rng.normal(size=wide).astype(np.float32)
+    constants = {"table": table, "bias": bias} | ({} if tied else {"small": small})
+    graph = helper.make_graph(
+        nodes,
+        "head",
+        [helper.make_tensor_value_info("input_ids", 7, ["n"])],
+        [helper.make_tensor_value_info("logits", 1, ["n", wide])],
+        [numpy_helper.from_array(array, name) for name, array in constants.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "head.onnx")
+    return folder / "head.onnx"
+
+
+@pytest.mark.parametrize("granularity", Granularity)
+@pytest.mark.parametrize("means", [{}, {"x": np.zeros(K)}])
+def test_a_tied_table_is_looked_up_by_rows_and_multiplied_by_columns(tmp_path, granularity, means):
+    source = head_file(tmp_path, tied=True)
+    (layer,) = find_layers(onnx.load(source))
+    assert (layer.name, layer.value, layer.weight) == ("out", "x", "table")
+    target = tmp_path / "int8.onnx"
+    options = {"granularity": granularity, "optimized": True, "means": means}
+    write_int8(source, target, target.name, layers=["out"], **options)
+    model = onnx.load(target, load_external_data=False)
+    kinds = {t.name: t.data_type for t in model.graph.initializer}
+    assert {"table_int8", "table_columns_int8"} < kinds.keys() and "table" not in kinds
+    ids = np.arange(V)
+    wanted, given_ = (
+        ort.InferenceSession(path).run(None, {"input_ids": ids})[0] for path in (source, target)
+    )
+    assert np.corrcoef(wanted.ravel(), given_.ravel())[0, 1] > 0.999
+
+
+def test_both_forms_of_a_tied_table_can_be_switched(tmp_path):
+    source, target = head_file(tmp_path, tied=True), tmp_path / "both.onnx"
+    options = {"granularity": Granularity.ROW, "optimized": True, "switched": True}
+    write_int8(source, target, target.name, layers=["out"], **options)
+    session = ort.InferenceSession(target)
+    exact, rounded = (
+        session.run(None, {"input_ids": np.arange(V), "switches": np.array([on])})[0]
+        for on in (False, True)
+    )
+    assert not np.array_equal(exact, rounded)
+    np.testing.assert_allclose(exact, rounded, atol=1.5)
+
+
+def test_a_head_of_few_labels_stays_in_float32(tmp_path):
+    assert find_layers(onnx.load(head_file(tmp_path, tied=False))) == ()
+    (layer,) = find_layers(onnx.load(head_file(tmp_path, tied=False, columns=64)))
+    assert layer.name == "out"

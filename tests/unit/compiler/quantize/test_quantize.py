@@ -12,6 +12,7 @@ from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.optimize import optimize
 from lmonnx.compiler.quantize import dynamic, quantize
 from lmonnx.compiler.quantize.dynamic import Granularity
+from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.compiler.quantize.sensitivity import rank_layers
 from lmonnx.measure.datasets import Example
 from lmonnx.measure.sentences import gate_sentences
@@ -132,9 +133,7 @@ def test_the_layer_that_costs_most_is_widened_first(tmp_path):
 def test_the_layer_that_is_ruined_ranks_first(bundle, monkeypatch):
 
     honest = dynamic.quantize_columns
-    names = [
-        layer.name for layer in dynamic.find_layers(load_graph(bundle.file("onnx/model.onnx")))
-    ]
+    names = [layer.name for layer in find_layers(load_graph(bundle.file("onnx/model.onnx")))]
     seen = iter(range(len(names)))
 
     def crude(weights):
@@ -176,3 +175,9 @@ def test_other_heads_have_a_gate_of_their_own(problem, tmp_path):
     made = export(open_checkpoint(str(folder)), tmp_path / "fp32", verify=False)
     step = quantize(made, tmp_path / "int8", max_drop=0.5).manifest.history[-1]
     assert 0 <= step.metrics["drop"] <= 0.5
+
+
+@pytest.mark.parametrize("pattern", ["", " "])
+def test_an_empty_pattern_is_refused(bundle, tmp_path, pattern):
+    with pytest.raises(InputError, match="--keep is empty"):
+        quantize(bundle, tmp_path / "b", keep=[pattern])

@@ -1,0 +1,78 @@
+"""Which products of a graph can be quantized, and which stay as they are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import onnx
+from onnx import helper
+
+TABLE_INPUT = "input_ids"
+FEW_COLUMNS = 64  # a product with fewer, at the end, is a head: cheap, and what its error costs
+_VIEWS = frozenset({"Identity", "Reshape", "Split", "Squeeze", "Transpose", "Slice", "Gather"})
+_GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}  # the defaults
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A product with a constant matrix: `name` is its node's, `value` what flows into it."""
+
+    name: str
+    value: str
+    weight: str
+
+
+def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
+    """Return the layers that can be quantized, in the order of the graph.
+
+    They are products by MatMul, and a Gemm to the logits of the whole vocabulary, whose weights
+    are often the embedding table. A product to a few labels stays in float32.
+    """
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer if t.data_type == 1}
+    tables = {shapes.get(n.input[0]) for n in model.graph.node if is_lookup(n)}
+    vocabularies = {shape[0] for shape in tables if shape}
+    heads = _heads(model, shapes)
+    return tuple(
+        Layer(node_name(node), node.input[0], node.input[1])
+        for node in model.graph.node
+        if len(node.input) > 1
+        and len(shape := shapes.get(node.input[1], ())) == 2
+        and (
+            (node.op_type == "MatMul" and node.output[0] not in heads)
+            or (_is_plain_gemm(node) and shape[0] in vocabularies)
+        )
+    )
+
+
+def is_lookup(node: onnx.NodeProto) -> bool:
+    """Say whether a node looks up the rows of the texts' tokens."""
+    return bool(node.op_type == "Gather" and node.input[1] == TABLE_INPUT)
+
+
+def _is_plain_gemm(node: onnx.NodeProto) -> bool:
+    """Say whether a node is x·Wᵀ + b, without other factors."""
+    stated = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    return node.op_type == "Gemm" and _GEMM | stated == _GEMM | {"transB": 1}
+
+
+def _heads(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:
+    """Return the products of a few columns that, with their bias, are the graph's outputs."""
+    makers = {name: node for node in model.graph.node for name in node.output}
+    found: set[str] = set()
+    waiting = [value.name for value in model.graph.output]
+    while waiting:
+        node = makers.get(waiting.pop())
+        if node is None:
+            continue
+        if node.op_type in _VIEWS:
+            waiting.append(node.input[0])
+        sizes = [size for name in node.input for size in shapes.get(name, ())[-1:]]
+        if node.op_type == "Add" and any(0 < size < FEW_COLUMNS for size in sizes):
+            found.update(node.input)
+    return found
+
+
+def node_name(node: onnx.NodeProto) -> str:
+    """Return what a node is called, or else what it makes."""
+    return str(node.name or node.output[0])
