@@ -13,7 +13,7 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import Manifest, Precision
 from lmonnx.compiler.graph import load_graph
-from lmonnx.compiler.quantize.calibration import Means, mean_inputs
+from lmonnx.compiler.quantize.calibration import Calibration, observe
 from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
 from lmonnx.compiler.quantize.gate import Drop, Gate, open_gate
 from lmonnx.compiler.quantize.layers import find_layers
@@ -39,12 +39,12 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What to make of a bundle: the layers to quantize, and the means of what flows into them."""
+    """What to make of a bundle: the layers to quantize, and what flows into them on plain text."""
 
     bundle: Bundle
     granularity: Granularity
     layers: tuple[str, ...]
-    means: Means
+    calibration: Calibration
 
     @property
     def quota(self) -> int:
@@ -127,8 +127,8 @@ def _plan(
     kept = {name for pattern in keep for name in _matches(pattern, names)}
     layers = tuple(name for name in names if name not in kept)
     values = {layer.value for layer in found if layer.name in layers}
-    means = mean_inputs(bundle, values, _probes(bundle), progress=progress)
-    return _Plan(bundle, granularity, layers, means)
+    seen = observe(bundle, values, _probes(bundle), progress=progress)
+    return _Plan(bundle, granularity, layers, seen)
 
 
 def _matches(pattern: str, names: Sequence[str]) -> list[str]:
@@ -168,6 +168,7 @@ def _forms(plan: _Plan, progress: Progress) -> Iterator[list[str]]:
         plan.layers,
         _probes(plan.bundle),
         granularity=plan.granularity,
+        calibration=plan.calibration,
         progress=progress,
     )
     count = 1
@@ -186,6 +187,6 @@ def _write(plan: _Plan, draft: Draft, widened: Sequence[str]) -> Manifest:
         granularity=plan.granularity,
         layers=[name for name in plan.layers if name not in widened],
         optimized=graph.optimized,
-        means=plan.means,
+        calibration=plan.calibration,
     )
     return finish(draft, plan.bundle.manifest.replace_graph(spec, precision=Precision.INT8))

@@ -1,9 +1,10 @@
-"""What flows into each layer on plain text: the means that correct the biases."""
+"""What flows into each layer on plain text: means, which correct biases, and ranges."""
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,28 @@ from lmonnx.runtime.batch import Batch, batches
 from lmonnx.runtime.session import Session, SessionConfig
 from lmonnx.runtime.tokenizer import Long, Text, Tokenizer
 
-Means = dict[str, NDArray[np.float64]]
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """What a value of the graph was on the calibration text: per channel, (K,), over tokens.
+
+    `peak` is the largest magnitude; `least` is the smallest value of all channels.
+    """
+
+    mean: NDArray[np.float64]
+    peak: NDArray[np.float32]
+    least: float
+
+    def joined(self, other: Seen, share: float) -> Seen:
+        """Return what both saw, where `other` is `share` of all tokens."""
+        return Seen(
+            self.mean * (1 - share) + other.mean * share,
+            np.maximum(self.peak, other.peak),
+            min(self.least, other.least),
+        )
+
+
+Calibration = Mapping[str, Seen]
 
 
 def text_batches(bundle: Bundle, session: Session, texts: Sequence[Text]) -> list[Batch]:
@@ -27,12 +49,12 @@ def text_batches(bundle: Bundle, session: Session, texts: Sequence[Text]) -> lis
     return list(batches(encodings, text.source, session.inputs))
 
 
-def mean_inputs(
+def observe(
     bundle: Bundle, values: Collection[str], texts: Sequence[Text], *, progress: Progress
-) -> Means:
-    """Return the mean over tokens, (K,), of each named value of a bundle's graph.
+) -> Calibration:
+    """Return what each named value of a bundle's graph is on some texts.
 
-    Padding does not count. A value with one row a text is averaged over texts.
+    Padding does not count. Of a value with one row a text each text is a token.
 
     Args:
         bundle: The float bundle.
@@ -49,16 +71,20 @@ def mean_inputs(
         path = Path(folder) / "model.onnx"
         spec = save_graph(model, source.parent, path, path.name, optimized=graph.optimized)
         session = Session(path, spec, SessionConfig())
-        sums: Means = {name: np.zeros(()) for name in values}
+        found: dict[str, Seen] = {}
         counts = dict.fromkeys(values, 0)
         for batch in track(text_batches(bundle, session, texts), "calibrating", progress):
             outputs = session.run(batch.inputs)
             kept = batch.inputs["attention_mask"].astype(bool)
             for name in values:
                 rows = _rows(outputs[name], kept)
-                sums[name] = sums[name] + rows.sum(axis=0, dtype=np.float64)
                 counts[name] += len(rows)
-    return {name: sums[name] / counts[name] for name in values}
+                seen = Seen(
+                    rows.mean(axis=0, dtype=np.float64), np.abs(rows).max(axis=0), float(rows.min())
+                )
+                before = found.get(name, seen)
+                found[name] = before.joined(seen, len(rows) / counts[name])
+    return found
 
 
 def _rows(value: NDArray[np.float32], kept: NDArray[np.bool_]) -> NDArray[np.float32]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import GraphSpec
+from lmonnx.compiler.quantize.calibration import Calibration
 from lmonnx.compiler.quantize.dynamic import SWITCHES, Granularity, write_int8
 from lmonnx.measure.decisions import answer_all
 from lmonnx.progress import Progress, track
@@ -27,6 +28,7 @@ def rank_layers(
     *,
     granularity: Granularity,
     progress: Progress,
+    calibration: Calibration | None = None,
 ) -> list[str]:
     """Return layers by what they cost, worst first.
 
@@ -40,6 +42,7 @@ def rank_layers(
         texts: What to measure on.
         granularity: What shares an activation scale.
         progress: Told after every layer.
+        calibration: What flows into the layers, as `write_int8` takes it.
     """
     graph = bundle.manifest.graphs["model"]
     with tempfile.TemporaryDirectory(prefix="lmonnx-switches-") as folder:
@@ -51,6 +54,7 @@ def rank_layers(
             granularity=granularity,
             layers=layers,
             optimized=graph.optimized,
+            calibration=calibration,
             switched=True,
         )
         costs = _costs(bundle, path, spec, layers, texts, progress)

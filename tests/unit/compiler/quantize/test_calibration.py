@@ -1,4 +1,4 @@
-"""Bias correction: the means are those of real tokens, and the mean error is taken back."""
+"""Calibration: means and ranges of real tokens, what biases take back, ranges well used."""
 
 import numpy as np
 import onnx
@@ -8,7 +8,8 @@ from onnx import helper, numpy_helper
 
 from lmonnx import Bundle, load
 from lmonnx.compiler.graph import load_graph
-from lmonnx.compiler.quantize.calibration import mean_inputs
+from lmonnx.compiler.quantize.activations import channel_factors, is_one_sided
+from lmonnx.compiler.quantize.calibration import Seen, observe
 from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
 from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.measure.sentences import parity_sentences
@@ -41,26 +42,84 @@ def test_the_corrected_bias_takes_back_the_mean_error(tmp_path, granularity, op_
     bias = rng.normal(size=N).astype(np.float32)
     x = (rng.normal(size=(4, 50, K)) + 2).astype(np.float32)  # its mean is what errors add up on
     source = layer_file(tmp_path, weights, bias, op_type, domain)
-    means = {"x": x.mean(axis=(0, 1), dtype=np.float64)}
+    rows = x.reshape(-1, K)
+    seen = Seen(rows.mean(axis=0, dtype=np.float64), np.abs(rows).max(axis=0), float(rows.min()))
 
-    def mean_error(means):
-        target = tmp_path / f"{bool(means)}.onnx"
-        options = {"granularity": granularity, "optimized": True, "means": means}
+    def mean_error(calibration):
+        target = tmp_path / f"{bool(calibration)}.onnx"
+        options = {"granularity": granularity, "optimized": True, "calibration": calibration}
         write_int8(source, target, target.name, layers=["layer"], **options)
         wanted, given = (
             ort.InferenceSession(path).run(None, {"x": x})[0] for path in (source, target)
         )
         return np.abs((given - wanted).mean(axis=(0, 1))).mean()
 
-    assert mean_error(means) < 0.3 * mean_error({})
+    assert mean_error({"x": seen}) < 0.3 * mean_error({})
 
 
 def test_means_are_over_tokens_and_not_over_padding(bert_bundle):
     bundle, texts = Bundle.open(bert_bundle), parity_sentences()[:12]
     value = find_layers(load_graph(bundle.file("onnx/model.onnx")))[0].value
-    together = mean_inputs(bundle, {value}, texts, progress=silent)[value]
-    alone = [mean_inputs(bundle, {value}, [text], progress=silent)[value] for text in texts]
+    together = observe(bundle, {value}, texts, progress=silent)[value]
+    alone = [observe(bundle, {value}, [text], progress=silent)[value] for text in texts]
     tokens = [load(bundle.path).tokenizer.count([text]) for text in texts]
     limit = bundle.manifest.text.max_length
     weights = [min(count, limit) for count in tokens]
-    np.testing.assert_allclose(together, np.average(alone, axis=0, weights=weights), atol=1e-6)
+    means = np.average([seen.mean for seen in alone], axis=0, weights=weights)
+    np.testing.assert_allclose(together.mean, means, atol=1e-6)
+    np.testing.assert_allclose(together.peak, np.max([s.peak for s in alone], axis=0), atol=1e-6)
+    assert together.least == pytest.approx(min(seen.least for seen in alone), abs=1e-6)
+
+
+def product_error(tmp_path, x, weights, *, op_type, calibration):
+    """Return the rms error of the int8 form of f(x)·W, where f is an operator of one input."""
+    nodes = [
+        helper.make_node(op_type, ["x", *(["g"] if op_type != "Relu" else [])], ["v"], name="f"),
+        helper.make_node("MatMul", ["v", "w"], ["y"], name="layer"),
+    ]
+    shapes = {"x": ["b", "s", K], "y": ["b", "s", N], "v": ["b", "s", K]}
+    ends = [helper.make_tensor_value_info(n, 1, shape) for n, shape in shapes.items()]
+    gains = np.where(np.arange(K) % 16, 1, 20).astype(np.float32)  # channels that are always large
+    constants = [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(gains, "g")]
+    graph = helper.make_graph(nodes, "one", ends[:1], ends[1:], constants)
+    opsets = [helper.make_opsetid("", 17)]
+    source, target = tmp_path / "source.onnx", tmp_path / "target.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), source)
+    wanted, v = ort.InferenceSession(source).run(["y", "v"], {"x": x})
+    rows = v.reshape(-1, K)
+    seen = Seen(rows.mean(axis=0, dtype=np.float64), np.abs(rows).max(axis=0), float(rows.min()))
+    options = {"granularity": Granularity.ROW, "optimized": True, "layers": ["layer"]}
+    known = {"v": seen} if calibration else None
+    write_int8(source, target, target.name, calibration=known, **options)
+    found = ort.InferenceSession(target).run(["y"], {"x": x})[0]
+    return np.sqrt(np.square(found - wanted).mean())
+
+
+@pytest.mark.parametrize(("op_type", "gain"), [("LayerNormalization", 0.6), ("Relu", 0.8)])
+def test_a_row_is_rounded_better_where_its_range_is_known(tmp_path, op_type, gain):
+    rng = np.random.default_rng(1)
+    x = rng.normal(size=(4, 30, K)).astype(np.float32) * 3
+    weights = rng.normal(size=(K, N)).astype(np.float32)
+    if op_type == "Relu":  # weights that are rounded without an error leave the activations'
+        weights = np.sign(weights)
+    options = {"op_type": op_type}
+    known = product_error(tmp_path, x, weights, calibration=True, **options)
+    assert known < gain * product_error(tmp_path, x, weights, calibration=False, **options)
+
+
+def test_only_a_peak_far_above_the_empty_side_makes_a_range_one_sided():
+    channels = np.ones(K)
+    assert is_one_sided(Seen(channels, 5 * channels, -0.17))
+    assert not is_one_sided(Seen(channels, 5 * channels, -0.2))
+    assert not is_one_sided(Seen(channels, channels, -0.1))  # all small: it may be below elsewhere
+
+
+def test_factors_even_out_channels_and_keep_the_scale():
+    rng = np.random.default_rng(2)
+    peak = np.geomspace(0.01, 100, K)
+    factors = channel_factors(Seen(peak, peak, -1.0), [rng.normal(size=(K, N))])
+    spread = (peak / factors).max() / (peak / factors).min()
+    assert spread < 500 < peak.max() / peak.min()
+    assert np.exp(np.log(factors).mean()) == pytest.approx(1, rel=1e-5)
+    silent_channel = channel_factors(Seen(peak, np.zeros(K), 0.0), [np.zeros((K, N))])
+    assert np.isfinite(silent_channel).all()

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 from onnx import helper, numpy_helper
 
+from lmonnx.compiler.quantize.calibration import Seen
 from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
 from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.compiler.quantize.weights import quantize_columns, quantize_rows
@@ -147,13 +148,15 @@ def head_file(folder, *, tied, columns=8):
 
 
 @pytest.mark.parametrize("granularity", Granularity)
-@pytest.mark.parametrize("means", [{}, {"x": np.zeros(K)}])
-def test_a_tied_table_is_looked_up_by_rows_and_multiplied_by_columns(tmp_path, granularity, means):
+@pytest.mark.parametrize("calibration", [{}, {"x": Seen(np.zeros(K), np.ones(K), -1.0)}])
+def test_a_tied_table_is_looked_up_by_rows_and_multiplied_by_columns(
+    tmp_path, granularity, calibration
+):
     source = head_file(tmp_path, tied=True)
     (layer,) = find_layers(onnx.load(source))
     assert (layer.name, layer.value, layer.weight) == ("out", "x", "table")
     target = tmp_path / "int8.onnx"
-    options = {"granularity": granularity, "optimized": True, "means": means}
+    options = {"granularity": granularity, "optimized": True, "calibration": calibration}
     write_int8(source, target, target.name, layers=["out"], **options)
     model = onnx.load(target, load_external_data=False)
     kinds = {t.name: t.data_type for t in model.graph.initializer}

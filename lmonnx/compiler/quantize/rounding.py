@@ -1,0 +1,84 @@
+"""Activations → uint8 with scales, in operators of the graph."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from onnx import helper
+
+from lmonnx.compiler.quantize.activations import LOWEST
+from lmonnx.compiler.quantize.writer import GraphWriter
+
+_AXES_ARE_INPUTS = 18  # the opset from which ReduceMax takes its axes as an input
+
+
+@dataclass(slots=True)
+class Rounding(GraphWriter):
+    """Writes how a value is rounded, once for all its readers.
+
+    `factors` are what the channels of some values are divided by first; the values `one_sided` have
+    next to nothing below 0.
+    """
+
+    activations: dict[str, tuple[str, str, str]] = field(default_factory=dict)
+    factors: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    one_sided: set[str] = field(default_factory=set)
+
+    def rows(self, x: str) -> tuple[str, str, str]:
+        """Return uint8 rows, their scales, the zero point; once for all readers of x.
+
+        scale = max|x| / 127, x ≈ (u - 128) · scale; of one side, scale = max(x + LOWEST) / 255,
+        x + LOWEST ≈ u · scale.
+        """
+        if x not in self.activations:
+            name, value, sided = f"{x}/rows", x, x in self.one_sided
+            if x in self.factors:
+                inverse = self.store(f"{name}/factors", 1 / self.factors[x])
+                value = self.op("Mul", [x, inverse], f"{name}/Smooth")
+            if sided:
+                value = magnitude = self.op("Add", [x, self.scalar("lowest")], f"{name}/Lift")
+            else:
+                magnitude = self.op("Abs", [value], f"{name}/Abs")
+            largest = self._reduce_max(magnitude, f"{name}/ReduceMax")
+            step = self.scalar("step_of_all" if sided else "step")
+            scale = self.op("Mul", [largest, step], f"{name}/Step")
+            scale = self.op("Max", [scale, self.scalar("least")], f"{name}/Scale")
+            ratio = self.op("Div", [value, scale], f"{name}/Div")
+            zero = self.scalar("zero" if sided else "zero_point")
+            u = self.op("QuantizeLinear", [ratio, self.scalar("one"), zero], f"{name}/uint8")
+            self.activations[x] = (u, scale, zero)
+        return self.activations[x]
+
+    def whole(self, x: str) -> tuple[str, str, str]:
+        """Return the tensor in uint8 with its one scale and zero point; once for all readers."""
+        if x not in self.activations:
+            name = f"{x}/whole"
+            results = (f"{name}/uint8", f"{name}/scale", f"{name}/zero_point")
+            self.nodes.append(helper.make_node("DynamicQuantizeLinear", [x], results, name=name))
+            self.activations[x] = results
+        return self.activations[x]
+
+    def _reduce_max(self, x: str, name: str) -> str:
+        opset = max(o.version for o in self.model.opset_import if o.domain in {"", "ai.onnx"})
+        if opset < _AXES_ARE_INPUTS:
+            return self.op("ReduceMax", [x], name, axes=[-1], keepdims=1)
+        axes = self.store("int8/last_axis", np.array([-1], np.int64))
+        return self.op("ReduceMax", [x, axes], name, keepdims=1)
+
+    def scalar(self, name: str) -> str:
+        """Return one of the constants that rounding takes."""
+        return self.store(f"int8/{name}", _SCALARS[name])
+
+
+_SCALARS: dict[str, NDArray[Any]] = {
+    "one": np.array(1, np.float32),
+    "step": np.array(1 / 127, np.float32),
+    "least": np.array(1e-30, np.float32),  # a row of zeros has a scale, so nothing divides by 0
+    "zero_point": np.array(128, np.uint8),
+    "lowest": np.array(LOWEST, np.float32),
+    "step_of_all": np.array(1 / 255, np.float32),
+    "zero": np.array(0, np.uint8),
+}
