@@ -18,9 +18,7 @@ MODELS = Path(
 ).absolute()
 GOLDEN = ROOT / "tests" / "golden"
 # Folders whose modules import what a marker's extra brings.
-NEEDS_ONNX = tuple(
-    ROOT / "tests" / name for name in ("unit/compiler", "parity", "cli", "interop")
-)
+NEEDS_ONNX = tuple(ROOT / "tests" / name for name in ("unit/compiler", "parity", "cli", "interop"))
 
 settings.register_profile("lmonnx", deadline=None, print_blob=True)
 settings.load_profile("lmonnx")

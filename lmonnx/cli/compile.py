@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lmonnx.bundle.bundle import Bundle
-from lmonnx.bundle.manifest import Parity
+from lmonnx.bundle.manifest import Parity, Pooling
 from lmonnx.cli import options, render
 from lmonnx.cli.bars import bars, is_watched
 from lmonnx.cli.command import Command, require_extra
@@ -44,6 +44,11 @@ HF_HOME, HF_TOKEN, HF_ENDPOINT and HF_HUB_OFFLINE are honoured.
     "where there is ONNX to adopt.",
 )
 @click.option("--variant", metavar="SUFFIX", help="The ONNX file to adopt, such as int8 or fp16.")
+@click.option(
+    "--pooling",
+    type=click.Choice([mode.value for mode in Pooling if mode is not Pooling.NONE]),
+    help="How an embedder's token vectors become one; else the checkpoint's files say it, or mean.",
+)
 @click.option("--revision", metavar="REV", help="Branch, tag or commit on the hub.")
 @click.option("--no-verify", is_flag=True, help="Do not compare with transformers.")
 @options.force
@@ -54,6 +59,7 @@ def export(
     task: str | None,
     engine: str,
     variant: str | None,
+    pooling: str | None,
     revision: str | None,
     no_verify: bool,
     force: bool,
@@ -75,6 +81,7 @@ def export(
             task=task,
             engine=Engine(engine),
             variant=variant,
+            pooling=pooling,
             force=force,
             verify=not no_verify,
             progress=progress,
@@ -232,6 +239,7 @@ def _print_drop(before: Bundle, made: Bundle) -> None:
     low, high = metrics["interval"]
     widened = metrics["widened"]
     warning = {"warning": metrics["warning"]} if "warning" in metrics else {}
+    entities = {"same entities": f"{metrics['entities']:.2%}"} if "entities" in metrics else {}
     render.figures(
         {
             **_bundle_figures(made),
@@ -240,6 +248,7 @@ def _print_drop(before: Bundle, made: Bundle) -> None:
             "drop": f"{metrics['drop']:.4f} of {metrics['measured']} on {metrics['texts']} texts "
             f"(95% interval {low:.4f} to {high:.4f})",
             **_alike(made, metrics["agreement"]),
+            **entities,
             "widened": f"{len(widened)} of {metrics['layers']} layers"
             + (f": {', '.join(widened)}" if widened else ""),
             **warning,

@@ -105,6 +105,21 @@ def find_entities(tags: Sequence[str]) -> set[Entity]:
     return {(read[a + 1][1], a, b) for a, b in pairwise(starts) if read[a + 1][1]}
 
 
+def entity_agreement(one: Sequence[Sequence[str]], another: Sequence[Sequence[str]]) -> float:
+    """Return how alike two models' entities in the same texts are: F1, and 1 where none has any.
+
+    Args:
+        one: Each text's tags, by the first model.
+        another: Those by the second, as many.
+    """
+    both = total = 0
+    for first, second in zip(one, another, strict=True):
+        found, given = find_entities(first), find_entities(second)
+        both += len(found & given)
+        total += len(found) + len(given)
+    return 2 * both / total if total else 1.0
+
+
 def _read(tag: str) -> Tag:
     if is_outside(tag):
         return "O", ""

@@ -23,7 +23,7 @@ from lmonnx.measure.decisions import (
     scores,
     stacked,
 )
-from lmonnx.measure.entities import is_outside
+from lmonnx.measure.entities import entity_agreement, is_outside
 from lmonnx.measure.judged import Judged
 from lmonnx.measure.metrics import Interval, bootstrap_interval, pearson, wilson_interval
 from lmonnx.measure.sentences import fit, gate_sentences
@@ -34,6 +34,8 @@ from lmonnx.runtime.tokenizer import Text
 
 # The scores of a classifier are not calibrated to the last digit, so no changed label is free.
 FLIP_COST = 0.2
+# An entity is wrong when one of its tokens is, so it flips several times as often as a label.
+ALIKE = 0.97
 
 Floats = NDArray[np.floating[Any]]
 Rows = NDArray[np.bool_]
@@ -53,10 +55,17 @@ class Drop:
     texts: int
     measured: str
     agreement: float
+    entities: float | None = None  # of a token classifier: how alike the entities found are, F1
+
+    @property
+    def is_alike(self) -> bool:
+        """Say whether entities are mostly the same: a lower drop may hide many near-ties."""
+        return self.entities is None or self.entities >= ALIKE
 
     def as_metrics(self) -> dict[str, Any]:
         """Return what the manifest keeps."""
-        return {
+        alike = {} if self.entities is None else {"entities": self.entities}
+        return alike | {
             "drop": self.value,
             "interval": list(self.interval),
             "texts": self.texts,
@@ -131,7 +140,14 @@ class PlainGate:
         else:
             lost = _LOSSES[decision](self.reference, answers, self.manifest)
         value, interval, measured, agreement = lost
-        return Drop(value, interval, len(self.texts), measured, agreement)
+        entities = None
+        if self.manifest.task is Task.TOKEN_CLASSIFICATION:
+            entities = entity_agreement(self._tags(self.reference), self._tags(answers))
+        return Drop(value, interval, len(self.texts), measured, agreement, entities)
+
+    def _tags(self, answers: Answers) -> list[list[str]]:
+        labels = self.manifest.head.labels if self.manifest.head else ()
+        return [[labels[i] for i in decide(raw, Decision.BEST)[:, 0]] for raw in answers]
 
 
 Loss = tuple[float, Interval, str, float]  # value, interval, what was measured, agreement

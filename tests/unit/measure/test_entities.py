@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from lmonnx.errors import InputError
-from lmonnx.measure.entities import Found, Tagged, _names, find_entities, read_tagged, tag_words
+from lmonnx.measure.entities import (
+    Found,
+    Tagged,
+    _names,
+    entity_agreement,
+    find_entities,
+    read_tagged,
+    tag_words,
+)
 
 LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
 
@@ -107,3 +115,10 @@ def test_another_file_is_refused_with_the_way_out(tmp_path, name, content, messa
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     with pytest.raises(InputError, match=message):
         read_tagged(path)
+
+
+def test_two_models_are_as_alike_as_the_entities_they_share():
+    one = ["B-PER I-PER O B-LOC".split(), ["O"]]
+    assert entity_agreement(one, one) == 1
+    assert entity_agreement(one, ["B-PER O O B-LOC".split(), ["O"]]) == pytest.approx(0.5)
+    assert entity_agreement([["O"]], [["O"]]) == 1

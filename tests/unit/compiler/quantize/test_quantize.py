@@ -10,7 +10,7 @@ from lmonnx.compiler.checkpoint import open_checkpoint
 from lmonnx.compiler.export import export
 from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.optimize import optimize
-from lmonnx.compiler.quantize import dynamic, quantize
+from lmonnx.compiler.quantize import dynamic, gate, quantize
 from lmonnx.compiler.quantize.dynamic import Granularity
 from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.compiler.quantize.sensitivity import rank_layers
@@ -21,6 +21,7 @@ from tests import tiny
 
 pytestmark = pytest.mark.compiler
 LAYERS = 12  # two encoder layers of six products each
+NER = {0: "O", 1: "B-PER", 2: "I-PER"}
 
 
 @pytest.fixture(scope="module")
@@ -181,3 +182,13 @@ def test_other_heads_have_a_gate_of_their_own(problem, tmp_path):
 def test_an_empty_pattern_is_refused(bundle, tmp_path, pattern):
     with pytest.raises(InputError, match="--keep is empty"):
         quantize(bundle, tmp_path / "b", keep=[pattern])
+
+
+def test_a_token_classifier_is_widened_until_its_entities_are_alike(tmp_path, monkeypatch):
+    folder = tiny.write_bert(tmp_path / "c", task="token-classification", id2label=NER)
+    made = export(open_checkpoint(str(folder)), tmp_path / "fp32", verify=False)
+    free = quantize(made, tmp_path / "free", max_drop=1).manifest.history[-1].metrics
+    monkeypatch.setattr(gate, "ALIKE", 1.01)  # never reached: a quarter is widened, and accepted
+    held = quantize(made, tmp_path / "held", max_drop=1).manifest.history[-1].metrics
+    assert 0 <= free["entities"] <= 1
+    assert len(held["widened"]) == LAYERS // 4 >= len(free["widened"])
