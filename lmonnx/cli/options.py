@@ -27,7 +27,8 @@ data = click.option(
     "--data",
     type=PATH,
     metavar="FILE",
-    help="Labelled texts: .tsv, .csv or .jsonl.",
+    help="Labelled texts: .tsv, .csv or .jsonl; .conll for entities, SQuAD's .json for answers, "
+    "plain .txt for masks.",
 )
 text = click.option(
     "--text",
