@@ -12,6 +12,7 @@ from lmonnx.bundle.draft import draft_at
 from lmonnx.bundle.manifest import GraphSpec, Parity
 from lmonnx.compiler.graph import load_graph, save_graph
 from lmonnx.compiler.optimize.fusions import check_fusions, fused_counts
+from lmonnx.compiler.optimize.keys import keep_keys_in_rows
 from lmonnx.compiler.stage import MODEL_FILE, copy_text, finish, make_step
 from lmonnx.errors import StageError
 from lmonnx.measure.decisions import answer_all, decision_of
@@ -75,6 +76,7 @@ def _fuse(bundle: Bundle, graph: GraphSpec, path: Path) -> GraphSpec:
         save_optimized(bundle.file(graph.file), fused)
         model = load_graph(fused)
         model.ir_version = load_graph(bundle.file(graph.file)).ir_version
+        keep_keys_in_rows(model)
         _drop_unused_domains(model)
         return save_graph(model, fused.parent, path, MODEL_FILE, optimized=True)
 

@@ -7,8 +7,10 @@ import pytest
 from lmonnx import Bundle, StageError, load
 from lmonnx.compiler.checkpoint import open_checkpoint
 from lmonnx.compiler.export import export
+from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.optimize import optimize
 from lmonnx.compiler.optimize.fusions import check_fusions
+from lmonnx.compiler.optimize.keys import keep_keys_in_rows
 from tests import tiny
 from tests.texts import mixed_texts
 
@@ -65,3 +67,29 @@ def test_an_optimized_bundle_is_not_optimized_again(optimized, tmp_path):
 def test_a_fusion_that_did_not_happen_is_an_error():
     with pytest.raises(StageError, match=r"2 Erf .* made 1"):
         check_fusions({"Erf": 2}, {"BiasGelu": 1, "Erf": 1})
+
+
+def test_keys_are_turned_by_the_product_and_not_before(bert_bundle, tmp_path):
+    made = optimize(Bundle.open(bert_bundle), tmp_path / "fused")
+    model = load_graph(made.file("onnx/model.onnx"))
+    turned = [
+        node
+        for node in model.graph.node
+        if node.op_type == "FusedMatMul" and any(a.name == "transB" for a in node.attribute)
+    ]
+    assert len(turned) == 2  # one a layer
+    perms = [list(n.attribute[0].ints) for n in model.graph.node if n.op_type == "Transpose"]
+    assert perms and all(perm == [0, 2, 1, 3] for perm in perms)
+    assert keep_keys_in_rows(model) == 0
+
+
+def test_a_turned_value_with_other_readers_is_left_alone():
+    text = """<ir_version: 8, opset_import: ["": 17]>
+    g (float[b, s, h, d] q, float[b, s, h, d] k) => (float[b, h, s, s] y, float[b, h, d, s] t) {
+        r = Transpose <perm = [0, 2, 1, 3]> (q)
+        t = Transpose <perm = [0, 2, 3, 1]> (k)
+        y = MatMul (r, t)
+    }"""
+    model = onnx.parser.parse_model(text)
+    model.graph.node.append(onnx.helper.make_node("Identity", ["t"], ["more"]))
+    assert keep_keys_in_rows(model) == 0
