@@ -48,18 +48,23 @@ class Draft:
 
 
 @contextmanager
-def draft_at(target: Path, *, force: bool = False) -> Iterator[Draft]:
+def draft_at(target: Path, *, source: Path | None = None, force: bool = False) -> Iterator[Draft]:
     """Give a folder to write a bundle in; it becomes `target` only if the block succeeds.
+
+    `source`, what it is made from, is neither replaced nor written into.
 
     A process that is killed leaves at most a hidden sibling, which the next run sweeps. With
     `force` an existing bundle is moved aside first and put back if its successor cannot take
     its place.
 
     Raises:
-        StageError: The target exists (without `force`), is no bundle, or cannot be written.
+        StageError: The target exists (without `force`), is no bundle, cannot be written, or is the
+            source, around it, or inside a bundle.
     """
     target = target.absolute()  # the name itself: a link is not followed
     try:
+        if source is not None:
+            _check_apart(source, target)
         target.parent.mkdir(parents=True, exist_ok=True)
         _sweep(target)
         _check_target(target, force=force)
@@ -95,6 +100,14 @@ def record(bundle: Bundle, step: Step) -> Bundle:
         temporary.unlink(missing_ok=True)
         raise StageError(f"cannot write {bundle.path / MANIFEST}: {error.strerror}") from error
     return replace(bundle, manifest=manifest)
+
+
+def _check_apart(source: Path, target: Path) -> None:
+    here, there = source.resolve(), target.resolve()
+    if here == there or there in here.parents:
+        raise StageError(f"{target} is or holds the input {source}; name another target")
+    if here in there.parents and (here / MANIFEST).is_file():
+        raise StageError(f"{target} is inside the bundle {source}; name a target beside it")
 
 
 def _check_target(target: Path, *, force: bool) -> None:

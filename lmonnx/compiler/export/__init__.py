@@ -67,7 +67,7 @@ def export(
     head = read_head(checkpoint, kind)
     if pooling is not None and kind is not Task.FEATURE_EXTRACTION:
         raise UnsupportedError(f"pooling is for {Task.FEATURE_EXTRACTION}, not for {kind}")
-    with draft_at(target, force=force) as draft:
+    with draft_at(target, source=checkpoint.path, force=force) as draft:
         progress("graph", 0, 1)
         built = _BUILDERS[engine](checkpoint, kind, draft, variant)
         manifest = _manifest(checkpoint, kind, head, draft, built)

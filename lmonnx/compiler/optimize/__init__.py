@@ -42,7 +42,7 @@ def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
     graph = bundle.manifest.graphs["model"]
     if graph.optimized:
         raise StageError(f"{bundle.path} is optimized already; quantize it, or use it as it is")
-    with draft_at(target, force=force) as draft:
+    with draft_at(target, source=bundle.path, force=force) as draft:
         copy_text(draft, bundle)
         spec = _fuse(bundle, graph, draft.file(MODEL_FILE))
         check_fusions(graph.operators, spec.operators)

@@ -96,7 +96,7 @@ def quantize(
         "max_drop": max_drop,
         "keep": sorted(keep),
     }
-    with draft_at(target, force=force) as draft:
+    with draft_at(target, source=bundle.path, force=force) as draft:
         widened, drop, manifest = _accepted(plan, draft, gate, max_drop, progress)
         metrics = {**drop.as_metrics(), "layers": len(plan.layers), "widened": widened}
         if drop.interval[1] - drop.interval[0] > 2 * max_drop:

@@ -242,3 +242,23 @@ def test_the_manifest_lists_every_file_and_not_itself(tiny_bundle, target):
     found = {p.relative_to(target).as_posix() for p in target.rglob("*") if p.is_file()}
     assert set(listed) == found - {MANIFEST}
     assert "deep/er/file.txt" in listed
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("place", [".", "..", "inside", "deep/inside"])
+def test_a_target_at_around_or_inside_its_source_is_refused(copied_bundle, place, force):
+    before = sorted(copied_bundle.rglob("*"))
+    with (
+        pytest.raises(StageError, match="name a"),
+        draft_at(copied_bundle / place, source=copied_bundle, force=force),
+    ):
+        pass
+    assert sorted(copied_bundle.rglob("*")) == before
+
+
+def test_a_checkpoint_may_hold_its_bundle(tmp_path):
+    with (
+        pytest.raises(StageError, match="ended without a manifest"),
+        draft_at(tmp_path / "bundle", source=tmp_path),
+    ):
+        pass
