@@ -44,7 +44,12 @@ _questions = options.together(
         metavar="TEXT",
         help="Where the answer is; TEXT and --file are contexts too.",
     ),
-    click.option("--doc-stride", type=_COUNT, metavar="N", help="Tokens that two windows share."),
+    click.option(
+        "--doc-stride",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Tokens that two windows share.",
+    ),
     click.option("--max-answer-len", type=_COUNT, metavar="N", help="Tokens of an answer."),
     click.option(
         "--handle-impossible-answer",
@@ -59,7 +64,12 @@ _entities = options.together(
         type=click.Choice(["none", "simple", "first", "average", "max"]),
         help="How tokens become entities, as in transformers; by default none.",
     ),
-    click.option("--stride", type=_COUNT, metavar="N", help="Cut long text as transformers does."),
+    click.option(
+        "--stride",
+        type=click.IntRange(min=0),
+        metavar="N",
+        help="Cut long text as transformers does, N tokens shared by neighbours.",
+    ),
 )
 _labels = options.together(
     click.option(
@@ -161,7 +171,8 @@ def run(
     for value in given.values():
         list(_arguments([value] if isinstance(value, str) else _strings(value)))
     if not texts and file is None and "context" not in given:
-        raise click.UsageError("give TEXT, or --file PATH (- is standard input)")
+        also = ", or --context" if "question" in given else ""
+        raise click.UsageError(f"give TEXT, or --file PATH (- is standard input){also}")
     model = load(
         bundle,
         task=task or _implied(given),
@@ -174,6 +185,8 @@ def run(
     if unfit := sorted(given.keys() - form.options):
         option = unfit[0].replace("_", "-")
         raise click.UsageError(f"--{option} is not for {served}, which {bundle} answers")
+    if given.get("top_k") == ALL and served in (Task.QUESTION_ANSWERING, Task.FILL_MASK):
+        raise click.UsageError(f"--top-k is a number for {served}")
     if given.get("top_k") == ALL:
         given["top_k"] = None
     source = chain(_arguments(texts), options.file_texts(file) if file is not None else ())

@@ -79,8 +79,10 @@ def tune(
         fastest = max(rates, key=rates.__getitem__)
         best = fastest if rates[fastest] > GAIN * rates[best] else best
         progress("tuning", len(trials), len(trials))
-    file = tuned.write(bundle, providers, best)
     rates = _race(bundle, [default, best], texts, providers)
+    if rates[best] < rates[default]:  # noise had chosen it
+        best = default
+    file = tuned.write(bundle, providers, best)
     return Tuning(
         best,
         rates[best] / rates[default],

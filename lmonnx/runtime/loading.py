@@ -55,5 +55,5 @@ def _task(bundle: Bundle, asked: Task | str | None) -> Task:
     if asked is None or asked == own:
         return own
     if asked not in SAME_GRAPH or own not in SAME_GRAPH:
-        raise InputError(f"{bundle.path} is for {own}, not for {asked!r:.60}; export it for that")
+        raise InputError(f"{bundle.path} is for {own}, not for {asked!s:.60}; export it for that")
     return Task(asked)

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.bundle.manifest import Pooling, Similarity
+from lmonnx.errors import InputError
 
 Vectors = NDArray[np.float32]
 Ints = NDArray[np.integer[Any]]
@@ -131,6 +132,8 @@ def pack(vectors: Vectors, packing: Packing, ranges: Vectors | None = None) -> N
     if not len(vectors):
         return vectors.astype(packing.value)
     least, greatest = ranges_of(vectors) if ranges is None else ranges
+    if not np.all(least <= greatest):  # NaN is neither
+        raise InputError("ranges must be numbers, the least of each dimension before the greatest")
     steps = (greatest - least) / 255
     steps = np.where(steps == 0, 1, steps)
     levels = np.clip(np.floor((vectors - least) / steps), 0, 255).astype(np.uint8)

@@ -202,8 +202,8 @@ class Tokenizer:
         overlap = size // 8 if cut.stride is None else cut.stride
         if size < 1 or overlap >= size:
             raise InputError(
-                f"text {row}: {size} tokens are left for a window of which {overlap} are to be "
-                "shared with the next; shorten the other text, or take a smaller stride"
+                f"text {row}: shorten the other text, which leaves {max(0, size)} tokens of a "
+                f"window, or take a smaller stride than {max(0, overlap)}"
             )
         slid, right = parts[slides], self._side is Side.RIGHT
         starts = range(0, max(1, len(slid) - overlap), size - overlap)

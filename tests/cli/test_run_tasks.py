@@ -82,6 +82,8 @@ def test_vectors_are_lists_of_numbers():
         (MLM, ("a", "--aggregation-strategy", "max"), "is not for fill-mask"),
         (NER, ("a", "--aggregation-strategy", "most"), "--aggregation-strategy"),
         (NLI, ("a", "--candidate-labels", " , "), "give --candidate-labels"),
+        (QA, ("--question", "a"), "or --context"),
+        (QA, ("--question", "a", "b", "--top-k", "all"), "--top-k is a number"),
     ],
 )
 def test_options_that_do_not_fit_exit_2_and_say_so(bundle, args, message):
@@ -104,6 +106,22 @@ def test_options_that_do_not_fit_exit_2_and_say_so(bundle, args, message):
 )
 def test_what_cannot_be_answered_is_one_line(bundle, args, message):
     assert message in only_line(run("run", bundle, *args), 1)
+
+
+def test_a_target_that_is_no_token_is_said_to_be_replaced():
+    mask = lmonnx.load(MLM).bundle.manifest.text.source.mask_token
+    result = run("run", MLM, f"a {mask}", "--targets", "filmzz", "--json")
+    assert result.exit_code == 0 and json.loads(result.stdout.splitlines()[0])
+
+
+@pytest.mark.parametrize("bundle", [MLM, NER, EMBEDDER])
+def test_a_mapping_is_not_read_by_its_keys(bundle):
+    with pytest.raises(lmonnx.InputError, match="dict"):
+        lmonnx.load(bundle)({"a": 1})
+    with pytest.raises(lmonnx.InputError, match="dict"):
+        lmonnx.load(NLI)({"a": 1}, "b")
+    with pytest.raises(lmonnx.InputError, match="dict"):
+        lmonnx.load(RANKER)("q", {"a": 1})
 
 
 def test_answers_before_an_error_are_printed(tmp_path):

@@ -114,3 +114,19 @@ def test_a_reranker_scores_and_orders_as_a_cross_encoder(tmp_path):
     assert found == pytest.approx(expected, abs=TOLERANCE)
     there = st.CrossEncoder(str(made), backend="onnx", device="cpu").rank("film", documents)
     assert {x["corpus_id"]: x["score"] for x in there} == pytest.approx(expected, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize("activation", ["Identity", "Sigmoid"])
+def test_a_cross_encoder_that_it_saved_is_a_reranker_with_its_activation(tmp_path, activation):
+    import torch
+
+    source = tiny.write_bert(tmp_path / "source", num_labels=1, id2label={"0": "LABEL_0"})
+    theirs = st.CrossEncoder(
+        str(source), device="cpu", activation_fn=getattr(torch.nn, activation)()
+    )
+    theirs.save_pretrained(str(tmp_path / "saved"))
+    made = export(open_checkpoint(str(tmp_path / "saved")), tmp_path / "b", verify=False)
+    pairs = [("film", "good film"), ("film", "bad")]
+    found = {x.index: x.score for x in lmonnx.load(made.path)("film", [d for _, d in pairs])}
+    expected = dict(enumerate(theirs.predict(pairs).tolist()))
+    assert found == pytest.approx(expected, abs=TOLERANCE)

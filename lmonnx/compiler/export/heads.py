@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from typing import Any
 
 from lmonnx.bundle.manifest import Activation, Head, Task
 from lmonnx.compiler.checkpoint import Checkpoint
@@ -25,7 +26,8 @@ _PROBLEMS = {
 def detect_task(checkpoint: Checkpoint, asked: str | None) -> Task:
     """Return the task that was asked for, or the one that the checkpoint is for.
 
-    A folder with modules.json is a sentence-transformers model, whatever class its encoder has.
+    A folder with modules.json is a sentence-transformers model, whatever class its encoder has:
+    a CrossEncoder if its settings say so, else an embedder.
 
     Raises:
         UnsupportedError: The task is not supported, or cannot be told from config.json.
@@ -36,10 +38,11 @@ def detect_task(checkpoint: Checkpoint, asked: str | None) -> Task:
             return Task(asked)
         except ValueError as error:
             raise UnsupportedError(f"the task {asked!r} is not supported, only {known}") from error
+    if _settings(checkpoint).get("model_type") == "CrossEncoder":
+        return Task.TEXT_RANKING if len(_labels(checkpoint)) == 1 else Task.TEXT_CLASSIFICATION
     if (checkpoint.path / "modules.json").is_file():
         return Task.FEATURE_EXTRACTION
-    classes = checkpoint.config.get("architectures") or []
-    names = [name for name in classes if isinstance(name, str)]
+    names = _classes(checkpoint)
     for name in names:
         for ending, task in _ENDINGS.items():
             if name.endswith(ending):
@@ -51,6 +54,24 @@ def detect_task(checkpoint: Checkpoint, asked: str | None) -> Task:
         f"{said}, which states none of the tasks {known}; --task chooses one, if the weights have "
         "its head"
     )
+
+
+def _classes(checkpoint: Checkpoint) -> list[str]:
+    named = checkpoint.config.get("architectures") or []
+    return [name for name in named if isinstance(name, str)]
+
+
+def _settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    return checkpoint.json_file("config_sentence_transformers.json") or {}
+
+
+def _refuse_class(checkpoint: Checkpoint, ending: str, task: Task) -> None:
+    """Refuse weights of another class whose tensors have the same names and mean something else."""
+    if found := [name for name in _classes(checkpoint) if name.endswith(ending)]:
+        raise UnsupportedError(
+            f"config.json names {found[0]}, whose head was not trained for {task}; give a "
+            f"checkpoint that was, or leave --task out"
+        )
 
 
 def _is_base_model(name: str, model_type: str) -> bool:
@@ -69,6 +90,7 @@ def read_head(checkpoint: Checkpoint, task: Task) -> Head | None:
 
 
 def _classifier(checkpoint: Checkpoint) -> Head:
+    _refuse_class(checkpoint, "ForTokenClassification", Task.TEXT_CLASSIFICATION)
     labels = _labels(checkpoint)
     problem = checkpoint.config.get("problem_type")
     if problem is None:
@@ -83,6 +105,7 @@ def _classifier(checkpoint: Checkpoint) -> Head:
 
 
 def _token_classifier(checkpoint: Checkpoint) -> Head:
+    _refuse_class(checkpoint, "ForSequenceClassification", Task.TOKEN_CLASSIFICATION)
     return Head(_labels(checkpoint), Activation.SOFTMAX)
 
 
@@ -104,13 +127,14 @@ def _ranker(checkpoint: Checkpoint) -> Head:
             f"config.json names {len(labels)} labels, text-ranking needs one, the score; "
             "try --task text-classification"
         )
-    nested = checkpoint.config.get("sentence_transformers")
+    nested = checkpoint.config.get("sentence_transformers")  # before 5.7; since then a file
     stated = nested.get("activation_fn") if isinstance(nested, dict) else None
+    stated = _settings(checkpoint).get("activation_fn") or stated
     name = stated or checkpoint.config.get("sbert_ce_default_activation_function") or "Sigmoid"
     last = str(name).rpartition(".")[2]
     if last not in _RANKER_ACTIVATIONS:
         raise UnsupportedError(
-            f"config.json: the cross-encoder's activation is {name!r}, must end in one of "
+            f"the cross-encoder's activation is {name!r:.100}, must end in one of "
             f"{', '.join(_RANKER_ACTIVATIONS)}"
         )
     return Head(labels, _RANKER_ACTIVATIONS[last])

@@ -35,7 +35,7 @@ from lmonnx.runtime.tokenizer import Text
 # The scores of a classifier are not calibrated to the last digit, so no changed label is free.
 FLIP_COST = 0.2
 # An entity is wrong when one of its tokens is, so it flips several times as often as a label.
-ALIKE = 0.97
+ALIKE = 0.98
 
 Floats = NDArray[np.floating[Any]]
 Rows = NDArray[np.bool_]

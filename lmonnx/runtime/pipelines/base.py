@@ -202,6 +202,16 @@ def as_plain(item: object) -> str:
     return item
 
 
+def check_many(texts: object) -> None:
+    """Refuse what is neither a text nor several: a mapping would be read by its keys.
+
+    Raises:
+        InputError: It is not.
+    """
+    if isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
+        raise InputError(f"{type(texts).__name__} is no text, nor a list of texts")
+
+
 def is_pair(item: object) -> bool:
     """Say whether this is a tuple of two texts."""
     return isinstance(item, tuple) and len(item) == 2 and all(isinstance(x, str) for x in item)

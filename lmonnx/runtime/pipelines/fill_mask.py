@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -14,13 +15,23 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Side
 from lmonnx.errors import BundleError, InputError
 from lmonnx.runtime.batch import Batch, Ints
-from lmonnx.runtime.pipelines.base import Outputs, Pipeline, as_plain, at_least_one, long_policy
+from lmonnx.runtime.pipelines.base import (
+    Outputs,
+    Pipeline,
+    as_plain,
+    at_least_one,
+    check_many,
+    long_policy,
+)
 from lmonnx.runtime.session import SessionConfig
 from lmonnx.runtime.tokenizer import WHOLE, Encoding, Long, Text
 
 # A run of the graph gives B × S × V logits: a large vocabulary takes fewer tokens at once.
 MOST_LOGITS = 2**26
 RAW_TEXTS = 16  # whose (masks, V) rows are held at once
+
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +115,7 @@ class FillMasker(Pipeline[NDArray[np.float32]]):
             InputError: A text is no text or keeps no mask, or an option is wrong.
         """
         one = isinstance(texts, str)
-        if not isinstance(texts, Iterable):
-            raise InputError(f"{type(texts).__name__} is no text, nor a list of texts")
+        check_many(texts)
         asked = [texts] if isinstance(texts, str) else texts
         answers = list(self.stream(asked, top_k=top_k, targets=targets, long=long))
         return answers[0] if one else answers
@@ -215,7 +225,11 @@ class FillMasker(Pipeline[NDArray[np.float32]]):
         pieces = [i for i, part in zip(encoding.ids, parts, strict=True) if part is not None]
         if not pieces:
             return None
-        return pieces[-1 if self._spec.truncation_side is Side.LEFT else 0]
+        piece = pieces[-1 if self._spec.truncation_side is Side.LEFT else 0]
+        _log.warning(
+            "the target %r is no token; %r stands for it", word, self.tokenizer.token(piece)
+        )
+        return piece
 
     def _rule(self, long: Long | str | None) -> Long:
         rule = self._long if long is None else long_policy(long)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -64,7 +64,7 @@ class Reranker(SequenceClassifier):
         """
         if not isinstance(query, str) or not query.strip():
             raise InputError("the query must be a str that is not empty")
-        if isinstance(documents, str) or not isinstance(documents, Iterable):
+        if isinstance(documents, str | Mapping) or not isinstance(documents, Iterable):
             raise InputError(f"documents is {type(documents).__name__}, must be a list of str")
         if top_k is not None:
             at_least_one(top_k, "top_k")

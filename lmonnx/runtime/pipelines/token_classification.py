@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from itertools import tee
 from typing import overload
 
@@ -13,7 +13,7 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Head
 from lmonnx.errors import BundleError, InputError
 from lmonnx.runtime.batch import Batch
-from lmonnx.runtime.pipelines.base import Outputs, Pipeline, as_plain, long_policy
+from lmonnx.runtime.pipelines.base import Outputs, Pipeline, as_plain, check_many, long_policy
 from lmonnx.runtime.pipelines.entities import (
     Aggregation,
     Entity,
@@ -102,8 +102,7 @@ class TokenClassifier(Pipeline[Logits]):
             InputError: A text is no text, too long with "error", or an option is wrong.
         """
         one = isinstance(texts, str)
-        if isinstance(texts, Mapping) or not isinstance(texts, Iterable):
-            raise InputError(f"{type(texts).__name__} is no text, nor a list of texts")
+        check_many(texts)
         answers = list(
             self.stream(
                 [texts] if isinstance(texts, str) else texts,

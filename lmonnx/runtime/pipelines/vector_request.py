@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from lmonnx.bundle.manifest import EmbeddingSpec
 from lmonnx.errors import InputError
-from lmonnx.runtime.pipelines.base import as_plain, long_policy
+from lmonnx.runtime.pipelines.base import as_plain, check_many, long_policy
 from lmonnx.runtime.pooling import Packing, Vectors
 from lmonnx.runtime.tokenizer import Long
 
@@ -36,8 +36,7 @@ def listed(texts: str | Iterable[str]) -> Sequence[str]:
     """
     if isinstance(texts, str):
         return [texts]
-    if isinstance(texts, Mapping | bytes) or not isinstance(texts, Iterable):
-        raise InputError(f"{type(texts).__name__} is no text, nor a list of texts")
+    check_many(texts)
     return texts if isinstance(texts, list | tuple) else list(texts)
 
 

@@ -14,7 +14,7 @@ import numpy as np
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import BundleError, InputError
 from lmonnx.runtime.numerics import Floats, softmax
-from lmonnx.runtime.pipelines.base import as_plain, long_policy, merge_scores
+from lmonnx.runtime.pipelines.base import as_plain, check_many, long_policy, merge_scores
 from lmonnx.runtime.pipelines.text_classification import SequenceClassifier
 from lmonnx.runtime.session import SessionConfig
 from lmonnx.runtime.tokenizer import Cut, Long, Text
@@ -99,8 +99,7 @@ class ZeroShotClassifier(SequenceClassifier):
             InputError: A text is no text, there are no labels, or an option is wrong.
         """
         one = isinstance(texts, str)
-        if not isinstance(texts, Iterable):
-            raise InputError(f"{type(texts).__name__} is no text, nor a list of texts")
+        check_many(texts)
         answers = self.stream(
             [texts] if isinstance(texts, str) else texts,
             candidate_labels,

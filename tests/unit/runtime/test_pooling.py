@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lmonnx.bundle.manifest import Pooling, Similarity
+from lmonnx.errors import InputError
 from lmonnx.runtime.pooling import SIMILARITIES, Packing, normalize, pack, pool
 
 MODES = [mode for mode in Pooling if mode is not Pooling.NONE]
@@ -120,3 +121,9 @@ def test_each_similarity_follows_its_formula(kind):
 def test_a_vector_is_at_no_distance_from_itself():
     vectors = np.random.default_rng(1).normal(size=(5, 400)).astype(np.float32)
     assert np.abs(np.diag(SIMILARITIES[Similarity.EUCLIDEAN](vectors, vectors))).max() < 1e-5
+
+
+@pytest.mark.parametrize("ranges", [np.full((2, 2), np.nan), np.array([[1.0, 1.0], [0.0, 2.0]])])
+def test_ranges_that_are_none_are_refused(ranges):
+    with pytest.raises(InputError, match="ranges must be numbers"):
+        pack(np.ones((3, 2), np.float32), Packing.INT8, ranges)

@@ -264,5 +264,9 @@ def test_the_outputs_of_sentence_transformers_are_adopted(tmp_path, name):
 def test_logits_of_tokens_are_no_logits_of_a_text(tmp_path):
     model = graph_of(tmp_path / "source", Task.TOKEN_CLASSIFICATION)
     onnx.save(model, tmp_path / "source" / "model.onnx")
+    config = tmp_path / "source" / "config.json"
+    config.write_text(
+        config.read_text().replace("BertForTokenClassification", "BertForPreTraining")
+    )
     with pytest.raises(UnsupportedError, match=r"logits \(3 axes\); .* gives logits \(2 axes\)"):
         adopted(tmp_path, task="text-classification")

@@ -73,7 +73,10 @@ def test_a_task_without_labels_has_no_head(tmp_path, task):
 
 @pytest.mark.parametrize("problem", ["regression", "multi_label_classification", "x"])
 def test_tokens_have_one_label_of_several(tmp_path, problem):
-    head = read_head(opened(tmp_path, problem_type=problem), Task.TOKEN_CLASSIFICATION)
+    head = read_head(
+        opened(tmp_path, architectures=["BertForTokenClassification"], problem_type=problem),
+        Task.TOKEN_CLASSIFICATION,
+    )
     assert head.activation is Activation.SOFTMAX and len(head.labels) == 2
 
 
@@ -122,3 +125,36 @@ def test_labels_that_do_not_fit_the_task_are_refused(tmp_path, task, changes, sa
     with pytest.raises(UnsupportedError, match=said):
         export(checkpoint, tmp_path / "bundle", task=task, verify=False)
     assert [path.name for path in tmp_path.iterdir()] == ["source"]
+
+
+# What sentence-transformers 5.7 writes of a CrossEncoder ------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("stated", "activation"),
+    [
+        ("torch.nn.modules.linear.Identity", Activation.NONE),
+        ("torch.nn.modules.activation.Sigmoid", Activation.SIGMOID),
+        (None, Activation.SIGMOID),
+    ],
+)
+def test_a_cross_encoder_states_its_task_and_activation_in_a_file(tmp_path, stated, activation):
+    checkpoint = opened(tmp_path, id2label={"0": "LABEL_0"})
+    (checkpoint.path / "modules.json").write_text("[]")
+    settings = {"model_type": "CrossEncoder", "activation_fn": stated}
+    (checkpoint.path / "config_sentence_transformers.json").write_text(json.dumps(settings))
+    assert detect_task(checkpoint, None) is Task.TEXT_RANKING
+    assert read_head(checkpoint, Task.TEXT_RANKING).activation is activation
+
+
+@pytest.mark.parametrize(
+    ("name", "task"),
+    [
+        ("BertForSequenceClassification", Task.TOKEN_CLASSIFICATION),
+        ("ModernBertForTokenClassification", Task.TEXT_CLASSIFICATION),
+    ],
+)
+def test_a_head_of_the_same_name_for_another_task_is_refused(tmp_path, name, task):
+    checkpoint = opened(tmp_path, architectures=[name])
+    with pytest.raises(UnsupportedError, match=f"whose head was not trained for {task}"):
+        read_head(checkpoint, task)
