@@ -1,7 +1,6 @@
 """Vectors against live transformers and sentence-transformers' rules, written here in torch."""
 
 import csv
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +20,6 @@ pytestmark = pytest.mark.parity
 TEXTS = [item for item in mixed_texts() if isinstance(item, str)]
 MODES = [mode for mode in Pooling if mode is not Pooling.NONE]
 BATCH = 8
-MINILM = Path(os.environ.get("LMONNX_MODELS", "/nowhere")) / "all-minilm-l6-v2"
 STSB = "data/stsb/stsb-en-dev.csv"
 
 
@@ -146,31 +144,27 @@ def stsb(shared):
     return texts, np.array([float(row[2]) for row in rows])
 
 
-@pytest.fixture(scope="module")
-def minilm(tmp_path_factory):
-    if not MINILM.is_dir():
-        pytest.skip("LMONNX_MODELS has no all-minilm-l6-v2")
-    folder = tmp_path_factory.mktemp("minilm") / "bundle"
-    return export(open_checkpoint(str(MINILM)), folder, task="feature-extraction", verify=False)
-
-
 @pytest.mark.shared
+@pytest.mark.models
 def test_minilm_ranks_stsb_as_transformers_does_and_int8_hardly_worse(
     torch, minilm, stsb, tmp_path
 ):
+    source = export(
+        open_checkpoint(str(minilm)), tmp_path / "bundle", task="feature-extraction", verify=False
+    )
     texts, scores = stsb
     order = np.argsort([len(text) for text in texts])
     rows = [
         pooled(torch, hidden, mask, Pooling.MEAN)
         for hidden, mask in states(
-            torch, MINILM, [texts[i] for i in order], max_length=256, batch=64
+            torch, minilm, [texts[i] for i in order], max_length=256, batch=64
         )
     ]
     expected = np.empty((len(texts), 384), np.float32)
     expected[order] = torch.nn.functional.normalize(torch.cat(rows)).numpy()
-    found = lmonnx.load(minilm.path, threads=2)(texts)
+    found = lmonnx.load(source.path, threads=2)(texts)
     assert np.abs(found - expected).max() < 1e-5
     stated = spearman(expected, scores)
     assert round(spearman(found, scores), 4) == round(stated, 4)
-    narrow = lmonnx.load(quantize(minilm, tmp_path / "int8").path, threads=2)
+    narrow = lmonnx.load(quantize(source, tmp_path / "int8").path, threads=2)
     assert abs(spearman(narrow(texts), scores) - stated) < 0.005
