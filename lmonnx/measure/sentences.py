@@ -10,6 +10,7 @@ from importlib.resources import files
 
 from lmonnx.bundle.manifest import Manifest, Task
 from lmonnx.errors import BundleError
+from lmonnx.runtime.pipelines.zero_shot import TEMPLATE
 from lmonnx.runtime.tokenizer import Text
 
 LABELS = (
@@ -19,7 +20,6 @@ LABELS = (
     "technology",
     "music",
 )  # zero-shot's, where none are given
-HYPOTHESIS = "This example is {}."
 _BEGINNING = 40  # characters
 
 
@@ -91,7 +91,7 @@ def _beginning(text: str) -> str:
 
 def hypotheses() -> list[str]:
     """Return what zero-shot's fixed labels suppose of a text."""
-    return [HYPOTHESIS.format(label) for label in LABELS]
+    return [TEMPLATE.format(label) for label in LABELS]
 
 
 def mask_of(manifest: Manifest) -> str:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lmonnx.errors import InputError
 from lmonnx.measure.datasets import Example, numbers
-from lmonnx.measure.decisions import answer_all, is_finite, stacked
+from lmonnx.measure.decisions import answer_all, is_finite, stacked, unit
 from lmonnx.measure.judged import Similar
 from lmonnx.progress import Progress
 from lmonnx.runtime.pooling import SIMILARITIES
@@ -37,9 +37,7 @@ def judge_similarities(model: Any, examples: Sequence[Example], progress: Progre
 
 def similarities(vectors: NDArray[Any], pairs: NDArray[np.int64]) -> NDArray[np.float64]:
     """Return the cosine of the rows that each pair names: (N, E), (P, 2) → (P,)."""
-    wide = vectors.astype(np.float64)
-    length = np.linalg.norm(wide, axis=1, keepdims=True)
-    normal = wide / np.where(length > 0, length, 1)
+    normal = unit(vectors.astype(np.float64))
     result: NDArray[np.float64] = (normal[pairs[:, 0]] * normal[pairs[:, 1]]).sum(axis=1)
     return result
 

@@ -23,10 +23,10 @@ from lmonnx.compiler.export.sentence_transformers import (
     transformer_settings,
 )
 from lmonnx.errors import StageError, UnsupportedError
+from lmonnx.runtime.pipelines.feature_extraction import TEXT_OUTPUTS, TOKEN_OUTPUTS
 
 CONFIG = "config.json"
 _WEIGHTS = ("model.safetensors", "pytorch_model.bin")
-_TOKENS, _TEXT = ("last_hidden_state", "token_embeddings"), "sentence_embedding"
 # By the last name of torch's class; an absent one is torch's Tanh.
 _ACTIVATIONS = {
     "Tanh": "tanh",
@@ -105,7 +105,7 @@ def _check_places(checkpoint: Checkpoint, module: Module) -> None:
     """Refuse a module that reads or writes anything but the text's vector."""
     config = checkpoint.json_file(module.file(CONFIG)) or {} if module.path else {}
     for name in ("module_input_name", "module_output_name"):
-        if config.get(name) not in (None, _TEXT):
+        if config.get(name) not in (None, *TEXT_OUTPUTS):
             raise UnsupportedError(
                 f"{module.file(CONFIG)}: {name} is {config[name]!r:.60}, which is not built here"
             )
@@ -114,11 +114,11 @@ def _check_places(checkpoint: Checkpoint, module: Module) -> None:
 def _width(checkpoint: Checkpoint, graph: GraphSpec) -> int:
     """Return how many numbers the graph gives a token or a text."""
     given = {output.name: output for output in graph.outputs}
-    name = next((name for name in (*_TOKENS, _TEXT) if name in given), None)
+    name = next((name for name in (*TOKEN_OUTPUTS, *TEXT_OUTPUTS) if name in given), None)
     if name is None:
         raise UnsupportedError(
             f"the graph gives {', '.join(given) or 'nothing'}; an embedder gives one of "
-            f"{', '.join((*_TOKENS, _TEXT))}"
+            f"{', '.join((*TOKEN_OUTPUTS, *TEXT_OUTPUTS))}"
         )
     last = given[name].shape[-1] if given[name].shape else None
     for width in (last, checkpoint.config.get("hidden_size"), checkpoint.config.get("dim")):
@@ -135,7 +135,7 @@ def _pooling(
     asked: str | None,
 ) -> tuple[tuple[Pooling, ...], bool]:
     """Return the modes, and whether a prompt's tokens count."""
-    pools = not any(output.name in _TOKENS for output in graph.outputs)
+    pools = not any(output.name in TOKEN_OUTPUTS for output in graph.outputs)
     module = next((module for module in modules if module.kind == "Pooling"), None)
     config: Mapping[str, Any] = {}
     if module is not None:

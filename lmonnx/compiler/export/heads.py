@@ -8,6 +8,7 @@ from typing import Any
 
 from lmonnx.bundle.manifest import Activation, Head, Task
 from lmonnx.compiler.checkpoint import Checkpoint
+from lmonnx.compiler.export.sentence_transformers import MODULES, SETTINGS
 from lmonnx.errors import StageError, UnsupportedError
 
 _ENDINGS: Mapping[str, Task] = {
@@ -40,7 +41,7 @@ def detect_task(checkpoint: Checkpoint, asked: str | None) -> Task:
             raise UnsupportedError(f"the task {asked!r} is not supported, only {known}") from error
     if _settings(checkpoint).get("model_type") == "CrossEncoder":
         return Task.TEXT_RANKING if len(_labels(checkpoint)) == 1 else Task.TEXT_CLASSIFICATION
-    if (checkpoint.path / "modules.json").is_file():
+    if (checkpoint.path / MODULES).is_file():
         return Task.FEATURE_EXTRACTION
     names = _classes(checkpoint)
     for name in names:
@@ -62,7 +63,7 @@ def _classes(checkpoint: Checkpoint) -> list[str]:
 
 
 def _settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
-    return checkpoint.json_file("config_sentence_transformers.json") or {}
+    return checkpoint.json_file(SETTINGS) or {}
 
 
 def _refuse_class(checkpoint: Checkpoint, ending: str, task: Task) -> None:

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Head
-from lmonnx.errors import BundleError, InputError
+from lmonnx.errors import BundleError
 from lmonnx.runtime.batch import Batch
 from lmonnx.runtime.numerics import ACTIVATIONS, Floats
 from lmonnx.runtime.pipelines.base import (
@@ -20,12 +20,13 @@ from lmonnx.runtime.pipelines.base import (
     Pipeline,
     as_text,
     at_least_one,
+    check_many,
     is_pair,
     long_policy,
     merge_scores,
 )
 from lmonnx.runtime.session import SessionConfig
-from lmonnx.runtime.tokenizer import Long, Text
+from lmonnx.runtime.tokenizer import WHOLE, Cut, Long, Text
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,6 +71,11 @@ class SequenceClassifier(Pipeline[NDArray[np.float32]]):
             )
         return list(logits)
 
+    def cut(self, long: Long) -> Cut:
+        """Return which text of a pair slides over long text, and which stands beside it whole."""
+        del long
+        return WHOLE
+
     def logits(
         self, texts: Sequence[Text], *, long: Long | str | None = None
     ) -> NDArray[np.float32]:
@@ -94,7 +100,8 @@ class SequenceClassifier(Pipeline[NDArray[np.float32]]):
 
     def _stacked(self, texts: Iterable[Text], long: Long | str | None) -> Iterator[Floats]:
         """Yield each text's logits: (windows, C)."""
-        for windows in self.windows(texts, long=long):
+        rule = self._long if long is None else long_policy(long)
+        for windows in self.windows(texts, long=rule, cut=self.cut(rule)):
             yield np.stack([window.row for window in windows])
 
 
@@ -132,8 +139,7 @@ class TextClassifier(SequenceClassifier):
         """
         if one := isinstance(texts, str | Mapping) or is_pair(texts):
             texts = [texts]  # type: ignore[list-item]
-        if not isinstance(texts, Iterable):
-            raise InputError(f"{type(texts).__name__} is no text, nor a list of texts")
+        check_many(texts)
         answers = list(self.stream(texts, top_k=top_k, long=long))
         return answers[0] if one else answers
 

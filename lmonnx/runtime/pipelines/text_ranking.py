@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import BundleError, InputError
-from lmonnx.runtime.numerics import Floats
-from lmonnx.runtime.pipelines.base import as_plain, at_least_one, long_policy
+from lmonnx.runtime.pipelines.base import as_plain, at_least_one
 from lmonnx.runtime.pipelines.text_classification import SequenceClassifier
 from lmonnx.runtime.session import SessionConfig
-from lmonnx.runtime.tokenizer import WHOLE, Cut, Long, Text
+from lmonnx.runtime.tokenizer import WHOLE, Cut, Long
 
 DOCUMENT = Cut(part=1)  # the query stays whole, the document slides beside it
 
@@ -73,8 +72,5 @@ class Reranker(SequenceClassifier):
         order = np.argsort(-scores, kind="stable")[:top_k]
         return [Ranked(int(index), float(scores[index])) for index in order]
 
-    def _stacked(self, texts: Iterable[Text], long: Long | str | None) -> Iterator[Floats]:
-        rule = self._long if long is None else long_policy(long)
-        cut = WHOLE if rule is Long.TRUNCATE else DOCUMENT
-        for windows in self.windows(texts, long=rule, cut=cut):
-            yield np.stack([window.row for window in windows])
+    def cut(self, long: Long) -> Cut:
+        return WHOLE if long is Long.TRUNCATE else DOCUMENT

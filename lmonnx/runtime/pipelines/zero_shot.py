@@ -147,9 +147,9 @@ class ZeroShotClassifier(SequenceClassifier):
             scores = softmax(logits) if each else logits
             yield float(merge_scores(scores, rule)[1])
 
-    def _stacked(self, texts: Iterable[Text], long: Long | str | None) -> Iterator[Floats]:
-        for windows in self.windows(texts, long=long, cut=PREMISE):
-            yield np.stack([window.row for window in windows])
+    def cut(self, long: Long) -> Cut:
+        del long
+        return PREMISE
 
     def _longest(self, labels: Sequence[str], hypotheses: Sequence[str]) -> str:
         """Return the hypothesis of most tokens, all of which must leave room for a text."""
