@@ -26,6 +26,7 @@ class Task(StrEnum):
     ZERO_SHOT_CLASSIFICATION = "zero-shot-classification"
     FEATURE_EXTRACTION = "feature-extraction"
     TEXT_RANKING = "text-ranking"
+    TEXT_GENERATION = "text-generation"
 
 
 class Precision(StrEnum):
@@ -34,6 +35,7 @@ class Precision(StrEnum):
     FLOAT32 = "float32"
     FLOAT16 = "float16"
     INT8 = "int8"
+    INT4 = "int4"
 
 
 class Activation(StrEnum):
@@ -162,6 +164,35 @@ class EmbeddingSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class CacheSpec:
+    """The KV cache of a decoder: L × 2 arrays (slots, K, T, D) of float32.
+
+    Layer i's are `past_key_values.{i}.key` and `.value`, written in place as `present.{i}.…`.
+    """
+
+    layers: int
+    heads: int  # K
+    head_size: int  # D
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """How a decoder generates; `context` is the most tokens that prompt and completion may have.
+
+    `defaults` are the checkpoint's sampling settings, in transformers' names; `chat_template` is
+    the file of the jinja template.
+    """
+
+    context: int
+    vocabulary: int  # V, the width of the logits
+    cache: CacheSpec
+    stop_ids: tuple[int, ...]
+    bos_id: int | None = None
+    chat_template: str | None = None
+    defaults: Mapping[str, Any] | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Parity:
     """How far outputs are from a reference's on the same texts.
 
@@ -208,6 +239,7 @@ class Manifest:
     text: TextSpec
     head: Head | None = None
     embedding: EmbeddingSpec | None = None
+    generation: Generation | None = None
     files: Mapping[str, FileInfo] | None = None
     history: tuple[Step, ...] = ()
     format: int = FORMAT
