@@ -11,6 +11,7 @@ from lmonnx.cli import options, render
 from lmonnx.cli.bars import bars
 from lmonnx.cli.command import Command
 from lmonnx.runtime.session import CPU
+from lmonnx.runtime.tuned import Tuned
 
 
 @click.command(
@@ -30,7 +31,7 @@ LMONNX_CACHE, else XDG_CACHE_HOME, says where the settings are kept.
 @options.as_json
 @options.provider
 def tune(*, bundle: Path, file: str | None, as_json: bool, providers: tuple[str, ...]) -> None:
-    """Measure how many tokens a batch of BUNDLE should hold here, how many threads, which kernel.
+    """Measure how to batch texts for BUNDLE here, with how many threads, and which kernel.
 
     The fastest settings are kept in this user's cache, not in the bundle, and `run`, `bench` and
     lmonnx.load use them from then on, unless told otherwise. Takes some seconds.
@@ -49,6 +50,7 @@ def tune(*, bundle: Path, file: str | None, as_json: bool, providers: tuple[str,
         {
             "threads": str(best.threads),
             "tokens a batch": str(best.max_tokens),
+            "batches": _batching(best),
             "int8 kernel": "wide" if best.wide_int8 else "default",
             "against the defaults": f"{found.gain:.2f} ×",
             "kept in": found.file,
@@ -56,7 +58,16 @@ def tune(*, bundle: Path, file: str | None, as_json: bool, providers: tuple[str,
     )
     render.heading("tried")
     rows = [
-        (str(t.settings.threads), str(t.settings.max_tokens), f"{t.texts_per_s:.0f}")
+        (
+            str(t.settings.threads),
+            str(t.settings.max_tokens),
+            _batching(t.settings),
+            f"{t.texts_per_s:.0f}",
+        )
         for t in found.trials
     ]
-    render.table(("threads", "tokens", "texts/s"), rows, right=("texts/s",))
+    render.table(("threads", "tokens", "batches", "texts/s"), rows, right=("texts/s",))
+
+
+def _batching(settings: Tuned) -> str:
+    return "a thread each" if settings.thread_per_batch else "one at a time"

@@ -15,12 +15,12 @@ from lmonnx.runtime import tuned
 from lmonnx.runtime.batch import Batch
 from lmonnx.runtime.pipelines import PIPELINES
 from lmonnx.runtime.pipelines.base import Outputs, Pipeline
-from lmonnx.runtime.session import CPU, SessionConfig
-from lmonnx.runtime.threads import available_threads
+from lmonnx.runtime.session import CPU, MAX_TOKENS, MAX_TOKENS_OF_A_THREAD, SessionConfig
 from lmonnx.runtime.tokenizer import Text
 from lmonnx.runtime.tuned import Tuned
 
 BUDGETS = (256, 512, 1024, 2048, 4096)
+BUDGETS_OF_A_THREAD = (128, 256, 512)
 # Timings of one and the same setting differ by some hundredths: a default is left for more.
 GAIN = 1.03
 _ROUNDS = 3
@@ -51,7 +51,7 @@ def tune(
     providers: Sequence[str] = (CPU,),
     progress: Progress = silent,
 ) -> Tuning:
-    """Measure token budgets, then threads, then int8 kernels, and keep the fastest in the cache.
+    """Measure how to batch, then threads, then int8 kernels, and keep the fastest in the cache.
 
     `load` uses what is kept, unless told otherwise. It is for texts like these: the best budget
     depends on their lengths.
@@ -69,7 +69,7 @@ def tune(
     if not texts:
         raise InputError("there are no texts to tune with; give at least one")
     bundle = Bundle.open(path)
-    default = Tuned(available_threads(), SessionConfig().max_tokens, wide_int8=False)
+    default = _default(bundle, providers)
     trials: dict[Tuned, float] = {}
     best = default
     for ways in _ways(bundle, default.threads):
@@ -91,11 +91,26 @@ def tune(
     )
 
 
+def _default(bundle: Bundle, providers: Sequence[str]) -> Tuned:
+    config = SessionConfig(tuple(providers))
+    apart = config.runs_side_by_side(bundle.bytes)
+    return Tuned(
+        config.threads_used,
+        MAX_TOKENS_OF_A_THREAD if apart else MAX_TOKENS,
+        wide_int8=False,
+        thread_per_batch=apart,
+    )
+
+
 def _ways(bundle: Bundle, most: int) -> list[list[dict[str, Any]]]:
     """Return what is tried, one field at a time: the other fields are the best so far."""
     threads = sorted({most, max(1, most // 2), 1}, reverse=True)
-    ways: list[list[dict[str, Any]]] = [[{"max_tokens": budget} for budget in BUDGETS]]
+    batching = [{"max_tokens": budget, "thread_per_batch": False} for budget in BUDGETS]
+    ways: list[list[dict[str, Any]]] = [batching]
     if len(threads) > 1:
+        batching += [
+            {"max_tokens": budget, "thread_per_batch": True} for budget in BUDGETS_OF_A_THREAD
+        ]
         ways.append([{"threads": count} for count in threads])
     if "MatMulIntegerToFloat" in bundle.manifest.graphs["model"].operators:
         ways.append([{"wide_int8": wide} for wide in (False, True)])
@@ -110,14 +125,12 @@ def _race(
     One session at a time is alive: spinning threads of another would take its cores.
     """
     best = dict.fromkeys(candidates, float("inf"))
-    kinds = {
-        (c.threads, c.wide_int8): [d for d in candidates if _kind(d) == _kind(c)] for c in best
-    }
+    kinds = {_kind(c): [d for d in candidates if _kind(d) == _kind(c)] for c in best}
     for _ in range(_ROUNDS):
-        for (threads, wide), members in kinds.items():
-            config = SessionConfig(tuple(providers), threads, wide_int8=wide)
+        for kind, members in kinds.items():
+            config = replace(kind, providers=tuple(providers))
             model = PIPELINES[bundle.manifest.task](bundle, config)
-            _run(model, texts[:64])  # arenas grow, lazy kernels load
+            _run(model, texts)  # arenas grow, lazy kernels load
             for settings in members:
                 model.config = replace(config, max_tokens=settings.max_tokens)
                 start = perf_counter()
@@ -126,8 +139,12 @@ def _race(
     return {settings: len(texts) / seconds for settings, seconds in best.items()}
 
 
-def _kind(settings: Tuned) -> tuple[int, bool]:
-    return settings.threads, settings.wide_int8
+def _kind(settings: Tuned) -> SessionConfig:
+    return SessionConfig(
+        threads=settings.threads,
+        wide_int8=settings.wide_int8,
+        thread_per_batch=settings.thread_per_batch,
+    )
 
 
 def _run(model: Pipeline[Any], texts: Sequence[Text]) -> None:

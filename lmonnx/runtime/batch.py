@@ -34,7 +34,7 @@ def batches(
     *,
     max_tokens: int = MAX_TOKENS,
 ) -> Iterator[Batch]:
-    """Yield batches of encodings sorted by length, with no more padding than it pays for.
+    """Yield batches of encodings, longest first, with no more padding than it pays for.
 
     Args:
         encodings: What to batch; each is in exactly one batch.
@@ -44,7 +44,8 @@ def batches(
     """
     lengths = [len(encoding.ids) for encoding in encodings]
     order = sorted(range(len(encodings)), key=lengths.__getitem__)
-    for start, end in _cuts([lengths[place] for place in order], max_tokens):
+    cuts = list(_cuts([lengths[place] for place in order], max_tokens))
+    for start, end in reversed(cuts):
         places = tuple(order[start:end])
         chosen = tuple(encodings[place] for place in places)
         yield Batch(places, chosen, _pad(chosen, spec, names))

@@ -34,7 +34,8 @@ def load(
         providers: onnxruntime's execution providers, in order of preference.
         threads: Threads a call may use; None takes what `lmonnx tune` found best here, else what
             the cgroup's quota allows.
-        max_tokens: Tokens of a batch, padding included; None is what was tuned, else 512.
+        max_tokens: Tokens of a batch, padding included; None is what was tuned, else 512, or
+            256 where each thread has its own (see SessionConfig.thread_per_batch).
         long: What to do with text longer than the model: "window", "max", "truncate" or "error";
             None is the task's own rule.
         verify: Hash every file first; False is for a bundle that was checked already.

@@ -22,6 +22,12 @@ CPU = "CPUExecutionProvider"
 SLOW_FUSIONS = ("SkipLayerNormFusion",)
 # Measured best on two cores for 384 to 768 wide encoders: larger ones leave the second-level cache.
 MAX_TOKENS = 512
+# The same where every thread has a batch of its own.
+MAX_TOKENS_OF_A_THREAD = 256
+# Batches run side by side from a second session, with its own copy of what kernels repack: by
+# default for bundles no larger than this, and for requests of so many tokens a thread.
+MOST_BYTES_TWICE = 256 * 2**20
+BULK_TOKENS = 2048
 # More threads than any machine has only cost: a thousand take 20 s to start.
 MOST_THREADS = 512
 MOST_TOKENS = 2**20
@@ -33,25 +39,41 @@ class SessionConfig:
     """How to run a graph: on which execution providers, with how many threads, how much at once.
 
     `threads` None means as many as the affinity mask and the cgroup's quota allow; `max_tokens` is
-    B × S of a batch, padding included; `wide_int8` takes the slower int8 kernel that never
-    saturates, which is taken anyway where the other is wrong (see kernels.py).
+    B × S of a batch, padding included, None 512, or 256 where each thread has its own;
+    `wide_int8` takes the slower int8 kernel that never saturates, which is taken anyway where the
+    other is wrong (see kernels.py). `thread_per_batch` runs the batches of a large request side by
+    side instead of dividing each among all threads: more texts a second for a second copy of the
+    weights; None does so on the CPU for bundles of at most 256 MiB.
     """
 
     providers: tuple[str, ...] = (CPU,)
     threads: int | None = None
-    max_tokens: int = MAX_TOKENS
+    max_tokens: int | None = None
     wide_int8: bool = False
+    thread_per_batch: bool | None = None
 
     def __post_init__(self) -> None:
-        threads = 1 if self.threads is None else self.threads
         for name, value, most in (
-            ("threads", threads, MOST_THREADS),
+            ("threads", self.threads, MOST_THREADS),
             ("max_tokens", self.max_tokens, MOST_TOKENS),
         ):
-            if type(value) is not int or not 1 <= value <= most:
+            if value is not None and (type(value) is not int or not 1 <= value <= most):
                 raise InputError(f"{name} is {value!r}, must be a whole number from 1 to {most}")
         if not self.providers:
             raise InputError(f"providers is empty; name at least {CPU}")
+
+    @property
+    def threads_used(self) -> int:
+        """Return how many threads that is on this host."""
+        return self.threads or available_threads()
+
+    def runs_side_by_side(self, bundle_bytes: int) -> bool:
+        """Say whether the batches of a large request get a thread each."""
+        if self.providers != (CPU,) or self.threads_used == 1:
+            return False
+        if self.thread_per_batch is None:
+            return bundle_bytes <= MOST_BYTES_TWICE
+        return self.thread_per_batch
 
 
 class Session:
@@ -128,7 +150,7 @@ class Session:
 
 def _options(spec: GraphSpec, config: SessionConfig, *, precise: bool) -> Any:
     options = ort.SessionOptions()
-    options.intra_op_num_threads = config.threads or available_threads()
+    options.intra_op_num_threads = config.threads_used
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     if spec.optimized:

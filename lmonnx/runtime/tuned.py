@@ -18,7 +18,7 @@ from pathlib import Path
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.fields import decode
 from lmonnx.errors import InputError, StageError
-from lmonnx.runtime.session import MAX_TOKENS, SessionConfig, version
+from lmonnx.runtime.session import SessionConfig, version
 from lmonnx.runtime.threads import available_threads
 
 _CPUINFO = Path("/proc/cpuinfo")
@@ -33,6 +33,7 @@ class Tuned:
     threads: int
     max_tokens: int
     wide_int8: bool
+    thread_per_batch: bool
 
 
 def choose(
@@ -41,14 +42,13 @@ def choose(
     """Return how to run a bundle: what is asked, else what was tuned, else the defaults."""
     tuned = read(bundle, providers)
     if tuned is None:
-        return SessionConfig(
-            tuple(providers), threads, MAX_TOKENS if max_tokens is None else max_tokens
-        )
+        return SessionConfig(tuple(providers), threads, max_tokens)
     return SessionConfig(
         tuple(providers),
         tuned.threads if threads is None else threads,
         tuned.max_tokens if max_tokens is None else max_tokens,
         wide_int8=tuned.wide_int8,
+        thread_per_batch=tuned.thread_per_batch,
     )
 
 

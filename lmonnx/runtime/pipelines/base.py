@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any, ClassVar, Generic, TypeVar
 
@@ -17,7 +17,14 @@ from lmonnx.errors import BundleError, InputError
 from lmonnx.runtime.batch import Batch, batches
 from lmonnx.runtime.kernels import int8_is_exact
 from lmonnx.runtime.numerics import Floats
-from lmonnx.runtime.session import Session, SessionConfig
+from lmonnx.runtime.session import (
+    BULK_TOKENS,
+    MAX_TOKENS,
+    MAX_TOKENS_OF_A_THREAD,
+    Session,
+    SessionConfig,
+)
+from lmonnx.runtime.side_by_side import SideBySide
 from lmonnx.runtime.tokenizer import WHOLE, Cut, Encoding, Long, Text, Tokenizer
 
 # What is read ahead of an endless input: its lengths are sorted together.
@@ -64,7 +71,16 @@ class Pipeline(ABC, Generic[Row]):
         # No CPU is known whose kernel saturates on 7-bit weights; one that does is made to widen.
         integers = "MatMulIntegerToFloat" in graph.operators
         precise = integers and (self.config.wide_int8 or not int8_is_exact())
-        self.session = Session(bundle.file(graph.file), graph, self.config, precise=precise)
+        path = bundle.file(graph.file)
+        self.session = Session(path, graph, self.config, precise=precise)
+        alone = replace(self.config, threads=1)
+        self._side_by_side = (
+            SideBySide(
+                lambda: Session(path, graph, alone, precise=precise), self.config.threads_used
+            )
+            if self.config.runs_side_by_side(bundle.bytes)
+            else None
+        )
         self._long = self.LONG if long is None else long_policy(long)
         self._spec = text.source
 
@@ -133,16 +149,24 @@ class Pipeline(ABC, Generic[Row]):
         self, encodings: list[Encoding], reduce: Callable[[Outputs, Batch], Sequence[Any]]
     ) -> list[Any]:
         rows: list[Any] = [None] * len(encodings)
-        made = batches(
-            encodings, self._spec, self.session.inputs, max_tokens=self.config.max_tokens
-        )
-        for batch in made:  # ids → (B, S)
-            outputs = self.session.run(batch.inputs)
+
+        def work(session: Session, batch: Batch) -> None:  # ids (B, S) → a row each
+            outputs = session.run(batch.inputs)
             for name in self.OUTPUTS:
                 if outputs[name].shape[:1] != (len(batch.places),):
                     raise BundleError(f"{self.bundle.path}: {name} has not one row a text")
             for place, row in zip(batch.places, reduce(outputs, batch), strict=True):
                 rows[place] = row
+
+        tokens, crew = sum(len(encoding.ids) for encoding in encodings), self._side_by_side
+        bulk = crew is not None and tokens >= BULK_TOKENS * self.config.threads_used
+        most = self.config.max_tokens or (MAX_TOKENS_OF_A_THREAD if bulk else MAX_TOKENS)
+        made = batches(encodings, self._spec, self.session.inputs, max_tokens=most)
+        if bulk and crew is not None:
+            crew.run(made, work)
+        else:
+            for batch in made:
+                work(self.session, batch)
         return rows
 
 

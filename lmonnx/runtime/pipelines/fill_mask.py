@@ -23,7 +23,7 @@ from lmonnx.runtime.pipelines.base import (
     check_many,
     long_policy,
 )
-from lmonnx.runtime.session import SessionConfig
+from lmonnx.runtime.session import MAX_TOKENS, SessionConfig
 from lmonnx.runtime.tokenizer import WHOLE, Encoding, Long, Text
 
 # A run of the graph gives B × S × V logits: a large vocabulary takes fewer tokens at once.
@@ -272,4 +272,6 @@ def _narrowed(bundle: Bundle, config: SessionConfig) -> SessionConfig:
     wide = shapes[0][-1] if shapes else 0
     if not isinstance(wide, int) or wide < 1:
         return config
-    return replace(config, max_tokens=max(1, min(config.max_tokens, MOST_LOGITS // wide)))
+    return replace(
+        config, max_tokens=max(1, min(config.max_tokens or MAX_TOKENS, MOST_LOGITS // wide))
+    )

@@ -50,8 +50,8 @@ def test_no_encodings_are_no_batches():
     [
         ((4, 4, 4, 4), 8, [2, 2]),
         ((4, 4, 4, 4), 7, [1, 1, 1, 1]),
-        ((100, 1, 1), 8, [2, 1]),  # longer than the budget: alone
-        ((1, 1, 1, 4), 8, [3, 1]),  # 4 × 4 would be 16
+        ((100, 1, 1), 8, [1, 2]),  # longer than the budget: alone
+        ((1, 1, 1, 4), 8, [1, 3]),  # 4 × 4 would be 16
         ((1,), 1, [1]),
     ],
 )
