@@ -24,6 +24,10 @@ from lmonnx.errors import (
     StageError,
     UnsupportedError,
 )
+from lmonnx.runtime.generate.logprobs import TokenLogprob
+from lmonnx.runtime.generate.params import SamplingParams
+from lmonnx.runtime.generate.reading import NextToken, Score
+from lmonnx.runtime.generate.request import Chunk, Completion
 from lmonnx.runtime.loading import load
 from lmonnx.runtime.pipelines.answer_spans import Answer
 from lmonnx.runtime.pipelines.entities import Entity, Token
@@ -35,6 +39,7 @@ from lmonnx.runtime.pipelines.text_classification import (
     LabelScore,
     TextClassifier,
 )
+from lmonnx.runtime.pipelines.text_generation import TextGenerator
 from lmonnx.runtime.pipelines.text_ranking import Ranked, Reranker
 from lmonnx.runtime.pipelines.token_classification import TokenClassifier
 from lmonnx.runtime.pipelines.zero_shot import ZeroShot, ZeroShotClassifier
@@ -46,7 +51,9 @@ __all__ = [
     "Answer",
     "Bundle",
     "BundleError",
+    "Chunk",
     "Classification",
+    "Completion",
     "Embedder",
     "Entity",
     "Fill",
@@ -55,15 +62,20 @@ __all__ = [
     "InputError",
     "LabelScore",
     "LmonnxError",
+    "NextToken",
     "ParityError",
     "QuestionAnswerer",
     "Ranked",
     "Reranker",
+    "SamplingParams",
+    "Score",
     "SessionConfig",
     "StageError",
     "TextClassifier",
+    "TextGenerator",
     "Token",
     "TokenClassifier",
+    "TokenLogprob",
     "UnsupportedError",
     "ZeroShot",
     "ZeroShotClassifier",

@@ -10,7 +10,9 @@ PACKAGE = ROOT / "lmonnx"
 FILES = sorted(PACKAGE.rglob("*.py"))
 # Dependency → the files that may import it, at the top or inside a function.
 DOORS = {
-    "onnxruntime": {"runtime/session.py"},
+    "onnxruntime": {"runtime/session.py", "runtime/binding.py"},
+    "gguf": {"compiler/checkpoint/gguf_tensor.py"},
+    "llguidance": {"runtime/generate/structured.py"},
     "tokenizers": {
         "runtime/tokenizer.py",
         "compiler/export/text.py",

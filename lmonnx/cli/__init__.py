@@ -2,7 +2,7 @@
 
 Modules, in the order data meets them: `command` (--debug, errors → exit codes), `options` (what
 several commands take), `compile` (export, optimize, quantize), `verify`, `answer` (run) with
-`forms` (what differs by task), `score` (eval, bench), `tune`, `show` (inspect, doctor), `render`
+`forms` (what differs by task) and `completion` (decoders' options), `chat`, `score` (eval, bench), `tune`, `show` (inspect, doctor), `render`
 (results → standard output) and `bars` (progress → standard error).
 """
 
@@ -10,6 +10,7 @@ import click
 
 from lmonnx import __version__
 from lmonnx.cli.answer import run
+from lmonnx.cli.chat import chat
 from lmonnx.cli.command import Commands
 from lmonnx.cli.compile import export, optimize, quantize
 from lmonnx.cli.score import bench, evaluate
@@ -40,5 +41,8 @@ def main() -> None:
     """Export, optimize, quantize and run language models on ONNX Runtime, without PyTorch."""
 
 
-for _command in (export, optimize, quantize, verify, run, evaluate, bench, tune, inspect, doctor):
+_COMMANDS = (
+    export, optimize, quantize, verify, run, chat, evaluate, bench, tune, inspect, doctor,
+)  # fmt: skip
+for _command in _COMMANDS:
     main.add_command(_command)

@@ -10,16 +10,15 @@ from typing import Any
 import click
 
 from lmonnx.bundle.manifest import Task
-from lmonnx.cli import options, render
+from lmonnx.cli import completion, options, render
 from lmonnx.cli.command import Command
-from lmonnx.cli.forms import FORMS, Given, Shown
+from lmonnx.cli.forms import FORMS, Form, Given, Shown
 from lmonnx.errors import InputError
 from lmonnx.runtime.loading import load
-from lmonnx.runtime.pipelines import PIPELINES
+from lmonnx.runtime.pipelines import GENERATORS, PIPELINES
 from lmonnx.runtime.session import CPU
 from lmonnx.runtime.tokenizer import Long
 
-_AT_ONCE = 512  # answers that are printed together
 _COUNT = click.IntRange(min=1)
 
 
@@ -108,6 +107,8 @@ Examples:
   lmonnx run nli --candidate-labels travel,cooking "one day I will see the world"
   lmonnx run reranker --query "capital of France" "Paris" "a loaf of bread"
   lmonnx run embedder --file lines.txt --json > vectors.jsonl
+  lmonnx run smollm2 "Once upon a time" --max-new-tokens 40
+  lmonnx run smollm2 --chat "What is the capital of France?" --json
 """,
 )
 @options.bundle
@@ -141,6 +142,8 @@ Examples:
 )
 @_labels
 @_vectors
+@completion.sampling
+@completion.several
 @click.option(
     "--long",
     type=click.Choice([rule.value for rule in Long]),
@@ -165,7 +168,8 @@ def run(
 
     Answers come in the order of the texts: a table on a terminal, else lines of cells with tabs
     between. With --json a line a text, in the keys of transformers' pipelines: an object for
-    classification, a list for entities and masks, an object a document for rankings, best first.
+    classification, a list for entities and masks, an object a document for rankings, best first,
+    an object a completion for generation. One prompt alone is completed as plain text, as it comes.
     """
     given = {name: value for name, value in asked.items() if value not in (None, ())}
     for value in given.values():
@@ -180,7 +184,8 @@ def run(
         threads=threads,
         long=long,
     )
-    served = next(name for name, kind in PIPELINES.items() if type(model) is kind)
+    kinds = {**PIPELINES, **GENERATORS}
+    served = next(name for name, kind in kinds.items() if type(model) is kind)
     form = FORMS[served]
     if unfit := sorted(given.keys() - form.options):
         option = unfit[0].replace("_", "-")
@@ -190,7 +195,10 @@ def run(
     if given.get("top_k") == ALL:
         given["top_k"] = None
     source = chain(_arguments(texts), options.file_texts(file) if file is not None else ())
-    _print(form.columns, form.ask(model, source, given), as_json=as_json)
+    if served is Task.TEXT_GENERATION and not as_json and len(texts) == 1 and file is None:
+        completion.print_stream(model, texts[0], given)
+    else:
+        _print(form, form.ask(model, source, given), as_json=as_json)
 
 
 def _implied(given: Given) -> Task | None:
@@ -204,12 +212,13 @@ def _strings(value: Any) -> list[str]:
     return [item for item in value if isinstance(item, str)] if isinstance(value, tuple) else []
 
 
-def _print(columns: tuple[str, ...], answers: Iterator[Shown], *, as_json: bool) -> None:
+def _print(form: Form, answers: Iterator[Shown], *, as_json: bool) -> None:
     """Print answers some at a time, and before an error those that were given."""
+    columns = form.columns
     while True:
         chunk: list[Shown] = []
         try:
-            chunk.extend(islice(answers, _AT_ONCE))
+            chunk.extend(islice(answers, form.at_once))
         finally:
             if chunk and as_json:
                 render.say("\n".join(render.to_json(line) for line, _ in chunk))
@@ -217,7 +226,7 @@ def _print(columns: tuple[str, ...], answers: Iterator[Shown], *, as_json: bool)
                 rows = [row for _, found in chunk for row in found]
                 cut = columns[-1:] if columns[-1] in {"text", "question"} else ()
                 render.table(columns, rows, right=("score",), cut=cut, header=False)
-        if len(chunk) < _AT_ONCE:
+        if len(chunk) < form.at_once:
             return
 
 

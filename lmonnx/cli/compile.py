@@ -118,12 +118,16 @@ def optimize(*, bundle: Path, output: Path, force: bool) -> None:
 
 def _print_fusions(made: Bundle) -> None:
     metrics = _metrics(made)
-    (nodes, fewer), (slow, fast) = metrics["nodes"], metrics["load_ms"]
+    nodes, fewer = metrics["nodes"]
+    load = {}
+    if "load_ms" in metrics:  # a decoder's graph stays as it was exported, fused
+        slow, fast = metrics["load_ms"]
+        load = {"load": f"{slow:.0f} ms before, {fast:.0f} ms after"}
     render.figures(
         {
             **_bundle_figures(made),
             "nodes": f"{nodes} before, {fewer} after",
-            "load": f"{slow:.0f} ms before, {fast:.0f} ms after",
+            **load,
             "fused": render.inline(metrics["fused"]),
         }
     )

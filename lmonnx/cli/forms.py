@@ -12,6 +12,7 @@ import click
 
 from lmonnx.bundle.fields import encode
 from lmonnx.bundle.manifest import Task
+from lmonnx.cli import completion
 from lmonnx.runtime.tokenizer import Text
 
 Given = Mapping[str, Any]
@@ -23,11 +24,15 @@ _VALUES = 8  # of a vector, in a table
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """A task's columns, the options it takes, and how a model is asked: texts → what is shown."""
+    """A task's columns, the options it takes, and how a model is asked: texts → what is shown.
+
+    `at_once` is how many answers are printed together.
+    """
 
     columns: tuple[str, ...]
     options: frozenset[str]
     ask: Callable[[Any, Iterator[str], Given], Iterator[Shown]]
+    at_once: int = 512
 
 
 def paired(texts: Iterator[str], pairs: Sequence[str], option: str) -> Iterator[tuple[str, str]]:
@@ -179,4 +184,7 @@ FORMS: Mapping[Task, Form] = {
         ("vector", "text"), frozenset({"prompt_name", "dimensions", "precision"}), _embed
     ),
     Task.TEXT_RANKING: Form(("index", "score", "text"), frozenset({"query", "top_k"}), _rank),
+    Task.TEXT_GENERATION: Form(
+        ("finish", "prompt", "text"), completion.OPTIONS, completion.complete, at_once=1
+    ),
 }

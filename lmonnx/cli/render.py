@@ -32,6 +32,13 @@ def say(line: str) -> None:
     click.echo(line.encode(encoding, "backslashreplace").decode(encoding))
 
 
+def say_piece(piece: str) -> None:
+    """Print a part of a text as it comes: no line ends after it, and no terminal obeys it."""
+    encoding = _encoding()
+    clean = "\n".join(printable(line) for line in piece.split("\n")).replace("\\t", "\t")
+    click.echo(clean.encode(encoding, "backslashreplace").decode(encoding), nl=False)
+
+
 def to_json(value: Any) -> str:
     """Return one line of JSON: characters as they are where the output can carry them.
 

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import click
 
+from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.fields import encode
 from lmonnx.cli import options, render
 from lmonnx.cli.bars import bars
 from lmonnx.cli.command import Command
 from lmonnx.measure.accuracy import Columns, Evaluation, Scores, read_data
 from lmonnx.measure.datasets import read_examples
+from lmonnx.measure.likelihood import Likelihood, measure_likelihood
 from lmonnx.measure.speed import Speed
 from lmonnx.runtime.loading import load
+from lmonnx.runtime.pipelines.text_generation import TextGenerator
 from lmonnx.runtime.session import CPU
 from lmonnx.runtime.tokenizer import Text
 
@@ -28,6 +31,7 @@ _NAMES = {
     "spearman": "Spearman",
 }
 _MATRIX_LABELS = 12  # more do not fit beside each other
+_COUNT = click.IntRange(min=1)
 
 
 @click.command(
@@ -40,12 +44,19 @@ Examples:
   lmonnx eval sst2-int8 reviews.csv --text review --label sentiment --json
   lmonnx eval ner-int8 dev.conll
   lmonnx eval embedder-int8 sts.csv --text-pair 1 --label 2
+  lmonnx eval smollm2-int4 book.txt --window 512
 """,
 )
 @options.bundle
 @click.argument("file", metavar="[DATA]", required=False, type=options.PATH)
 @options.data
 @options.columns
+@click.option(
+    "--window", type=click.IntRange(min=2), metavar="N", help="Decoders: tokens read together."
+)
+@click.option(
+    "--stride", type=click.IntRange(min=1), metavar="N", help="Decoders: how far it moves."
+)
 @options.as_json
 @options.runtime
 def evaluate(
@@ -56,6 +67,8 @@ def evaluate(
     text: str,
     label: str,
     text_pair: str | None,
+    window: int | None,
+    stride: int | None,
     as_json: bool,
     threads: int | None,
     providers: tuple[str, ...],
@@ -70,7 +83,9 @@ def evaluate(
     Token classifiers read CoNLL (a token first and its tag last on a line, a blank line after a
     sentence) and give precision, recall and F1 of entities. Question answering reads SQuAD JSON
     and gives exact match and F1. Fill-mask reads texts, one a line, masks a word of each and
-    gives the share that is filled in as it was.
+    gives the share that is filled in as it was. Decoders read a plain text and give its
+    perplexity: every token is predicted from those before it in a window of --window tokens,
+    which moves by --stride.
     """
     source = file or data
     if source is None or (file and data):
@@ -78,6 +93,12 @@ def evaluate(
     from lmonnx.measure.accuracy import evaluate as measure
 
     model = load(bundle, providers=providers or (CPU,), threads=threads)
+    if isinstance(model, TextGenerator):
+        found = measure_likelihood(model, source, window=window, stride=stride)
+        _print_fields(found, as_json=as_json)
+        return
+    if window is not None or stride is not None:
+        raise click.UsageError("--window and --stride are for decoders")
     examples = read_data(source, model.bundle.manifest.task, Columns(text, label, text_pair))
     with bars() as progress:
         result = measure(model, examples, progress=progress)
@@ -87,6 +108,20 @@ def evaluate(
         _print_evaluation(result)
     else:
         _print_scores(result)
+
+
+def _print_fields(result: Likelihood, *, as_json: bool) -> None:
+    if as_json:
+        render.say(render.to_json(encode(result)))
+        return
+    render.figures(
+        {
+            "perplexity": f"{result.perplexity:.3f}",
+            "bits a byte": f"{result.bits_per_byte:.3f}",
+            "tokens": f"{result.tokens}, {result.predictions} of them predicted",
+            "window": f"{result.window} tokens, moved by {result.stride}",
+        }
+    )
 
 
 def _print_scores(result: Scores) -> None:
@@ -129,6 +164,7 @@ def _correlation(value: float | None) -> str:
 Examples:
   lmonnx bench sst2-int8
   lmonnx bench sst2-int8 --file reviews.txt --threads 2 --json
+  lmonnx bench smollm2-int4 --prompt-tokens 512
 """,
 )
 @options.bundle
@@ -143,6 +179,8 @@ Examples:
     metavar="N",
     help="How often to answer all texts; the fastest counts.",
 )
+@click.option("--prompt-tokens", type=_COUNT, metavar="N", help="Decoders: 128 unasked.")
+@click.option("--new-tokens", type=click.IntRange(min=2), metavar="N", help="Decoders: 64 unasked.")
 @options.as_json
 @options.runtime
 def bench(
@@ -155,15 +193,27 @@ def bench(
     as_json: bool,
     threads: int | None,
     providers: tuple[str, ...],
+    **counts: int | None,
 ) -> None:
     """Time BUNDLE, strings in and answers out: load, latency, throughput, memory.
 
     Without --data or --file it answers 500 sentences that come with lmonnx. Plain texts are made
     to fit the task: a word is masked, a question put before, and zero-shot asked about five
     labels. Memory is this process's peak, Python and its packages included.
+
+    Decoders are timed on prompts of their own: reading one, writing after it, and 1 to 16
+    requests at once.
     """
     if data and file:
         raise click.UsageError("give --data or --file, not both")
+    asked = {name: count for name, count in counts.items() if count is not None}
+    if Bundle.open(bundle, verify=False).manifest.generation is not None:
+        if data or file:
+            raise click.UsageError("decoders are timed on prompts of their own: leave texts out")
+        _bench_generation(bundle, rounds, threads, providers or (CPU,), asked, as_json=as_json)
+        return
+    if asked:
+        raise click.UsageError("--prompt-tokens and --new-tokens are for decoders")
     from lmonnx.measure.speed import bench as measure
 
     texts = _texts(data, text, file)
@@ -182,6 +232,52 @@ def bench(
         _print_speed(speed)
 
 
+def _bench_generation(
+    bundle: Path,
+    rounds: int,
+    threads: int | None,
+    providers: tuple[str, ...],
+    counts: dict[str, int],
+    *,
+    as_json: bool,
+) -> None:
+    from lmonnx.measure.generation_speed import bench_generation as measure
+
+    with bars() as progress:
+        speed = measure(
+            bundle,
+            rounds=rounds,
+            threads=threads,
+            providers=providers,
+            progress=progress,
+            **counts,  # type: ignore[arg-type]
+        )
+    if as_json:
+        render.say(render.to_json(encode(speed)))
+        return
+    tokens = f"prompt of {speed.prompt_tokens}, {speed.new_tokens} new, {speed.threads} threads"
+    inter = f"p50 {speed.inter_token_p50_ms:.2f} ms, p99 {speed.inter_token_p99_ms:.2f} ms"
+    render.figures(
+        {
+            "tokens": tokens,
+            "load": f"{speed.load_ms:.0f} ms",
+            "time to first token": f"{speed.ttft_ms:.0f} ms",
+            "prefill": f"{speed.prefill_tokens_per_s:.0f} tokens/s",
+            "between tokens": inter,
+            "decode": f"{speed.decode_tokens_per_s:.0f} tokens/s",
+            **{
+                f"{x.requests} at once": f"{x.tokens_per_s:.0f} tokens/s ({x.scaling:.2f} ×)"
+                for x in speed.together
+            },
+            "peak memory": _memory(speed.peak_mib),
+        }
+    )
+
+
+def _memory(peak: float | None) -> str:
+    return "unknown here" if peak is None else f"{peak:.0f} MiB"
+
+
 def _texts(data: Path | None, column: str, file: str | None) -> list[Text]:
     if data is not None:
         return [example.text for example in read_examples(data, text=column, label=None)]
@@ -193,7 +289,6 @@ def _texts(data: Path | None, column: str, file: str | None) -> list[Text]:
 
 
 def _print_speed(speed: Speed) -> None:
-    peak = "unknown here" if speed.peak_mib is None else f"{speed.peak_mib:.0f} MiB"
     render.figures(
         {
             "texts": f"{speed.texts} of {speed.tokens} tokens, {speed.threads} threads",
@@ -202,6 +297,6 @@ def _print_speed(speed: Speed) -> None:
             "latency p95": f"{speed.p95_ms:.2f} ms",
             "latency p99": f"{speed.p99_ms:.2f} ms",
             "throughput": f"{speed.texts_per_s:.0f} texts/s, {speed.tokens_per_s:.0f} tokens/s",
-            "peak memory": peak,
+            "peak memory": _memory(speed.peak_mib),
         }
     )

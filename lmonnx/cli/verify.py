@@ -14,8 +14,8 @@ from lmonnx.cli.bars import bars, is_watched
 from lmonnx.cli.command import Command, require_extra
 from lmonnx.errors import ParityError
 from lmonnx.measure.decisions import agreed, decides, decision_of
-from lmonnx.measure.parity import measure_parity, read_golden, require_parity
-from lmonnx.runtime.loading import load
+from lmonnx.measure.next_logits import raw_models
+from lmonnx.measure.parity import read_golden, require_parity, worst_parity
 
 
 @click.command(
@@ -47,9 +47,8 @@ def verify(*, bundle: Path, against: str | None, golden: Path | None, as_json: b
     if (against is None) == (golden is None):
         raise click.UsageError("give one reference: --against CHECKPOINT or --golden FILE")
     if golden is not None:
-        model = load(bundle)
-        parity = measure_parity(model, read_golden(golden))
-        _report(parity, model.bundle, as_json=as_json)
+        answers, opened = read_golden(golden), Bundle.open(bundle)
+        _report(worst_parity(raw_models(opened), answers), opened, as_json=as_json)
     else:
         _verify_against(Bundle.open(bundle), str(against), as_json=as_json)
 

@@ -15,6 +15,7 @@ _CALLS: Mapping[Task, str] = {
     Task.ZERO_SHOT_CLASSIFICATION: '"some text", ["one label", "another"]',
     Task.FEATURE_EXTRACTION: '["some text", "another"]',
     Task.TEXT_RANKING: '"some query", ["some text", "another"]',
+    Task.TEXT_GENERATION: '"Once upon a time"',
 }
 
 

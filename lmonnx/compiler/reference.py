@@ -5,18 +5,18 @@ from __future__ import annotations
 import os
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lmonnx.bundle.manifest import Task
+from lmonnx.bundle.manifest import Manifest, Task
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.errors import StageError, UnsupportedError
+from lmonnx.measure.decisions import RawModel
 from lmonnx.runtime.batch import Batch
-from lmonnx.runtime.pipelines.base import Pipeline
 from lmonnx.runtime.pipelines.feature_extraction import TOKEN_OUTPUTS, lower
 from lmonnx.runtime.tokenizer import Text
 
@@ -32,7 +32,7 @@ def is_installed() -> bool:
 
 
 def reference_answers(
-    checkpoint: Checkpoint, texts: Sequence[Text], *, model: Pipeline[Any]
+    checkpoint: Checkpoint, texts: Sequence[Text], *, model: RawModel
 ) -> list[Raw]:
     """Return the raw outputs of texts, (rows, C) each, in float32 arithmetic, from padded batches.
 
@@ -63,7 +63,7 @@ def reference_answers(
 class _Asked:
     """A batch that was run: its encoding, what the model gave, and the bundle it is for."""
 
-    model: Pipeline[Any]
+    model: Any  # a RawModel; of an embedder its pooling too
     encoding: Any
     kept: NDArray[np.bool_]  # (B, S), where there is no padding
     outputs: Outputs
@@ -76,6 +76,14 @@ class _Reference:
     auto_class: str
     rows: Callable[[_Asked], list[Raw]]
     truncation: str = "longest_first"
+    options: Mapping[str, str] = field(default_factory=dict)  # of the class's loading
+    types: bool = True  # a tokenizer's token types are given to the model
+
+    def of_decoder(self) -> _Reference:
+        """Return the same for a decoder."""
+        # torch's fused attention passes over the soft cap of the scores (transformers 4.57);
+        # decoders refuse types, or as GPT-2 does add the vector of a word.
+        return replace(self, options={"attn_implementation": "eager"}, types=False)
 
 
 def _texts(asked: _Asked) -> list[Raw]:
@@ -92,6 +100,12 @@ def _spans(asked: _Asked) -> list[Raw]:
     pairs = zip(asked.outputs["start_logits"], asked.outputs["end_logits"], strict=True)
     rows = zip(pairs, asked.kept, strict=True)
     return [np.stack(pair)[:, kept] for pair, kept in rows]
+
+
+def _next_tokens(asked: _Asked) -> list[Raw]:
+    """Return the logits after each text's last token; padding stands after it, unseen."""
+    rows = zip(asked.outputs["logits"], asked.kept.sum(axis=1), strict=True)
+    return [row[max(0, length - 1) : length] for row, length in rows]
 
 
 def _masks(asked: _Asked) -> list[Raw]:
@@ -118,23 +132,67 @@ _REFERENCES: Mapping[Task, _Reference] = {
     Task.QUESTION_ANSWERING: _Reference("AutoModelForQuestionAnswering", _spans),
     Task.FILL_MASK: _Reference("AutoModelForMaskedLM", _masks),
     Task.FEATURE_EXTRACTION: _Reference("AutoModel", _vectors),
+    Task.TEXT_GENERATION: _Reference("AutoModelForCausalLM", _next_tokens),
 }
 
 
-def _answers(checkpoint: Checkpoint, texts: Sequence[Text], made: Pipeline[Any]) -> list[Raw]:
+def _reference(manifest: Manifest) -> _Reference:
+    found = _REFERENCES[manifest.task]
+    decodes = "GroupQueryAttention" in manifest.graphs["model"].operators
+    return found.of_decoder() if decodes else found
+
+
+_LOCAL: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+
+
+def _from_folder(checkpoint: Checkpoint, reference: _Reference) -> Any:
+    import torch
+    import transformers
+
+    auto_class = getattr(transformers, reference.auto_class)
+    options = {**_LOCAL, **reference.options}
+    return auto_class.from_pretrained(checkpoint.path, dtype=torch.float32, **options).eval()
+
+
+def _from_gguf(checkpoint: Checkpoint, reference: _Reference) -> Any:
+    """Load the tensors that our reader finds: transformers' own does not know every file.
+
+    Raises:
+        StageError: The model wants a tensor that is not there.
+    """
+    import torch
+    import transformers
+
+    config = transformers.AutoConfig.from_pretrained(checkpoint.path, **_LOCAL)
+    auto_class = getattr(transformers, reference.auto_class)
+    model = auto_class.from_config(config, **reference.options).float().eval()
+    model.tie_weights()
+    wanted, weights = dict(model.named_parameters()), checkpoint.weights()
+    stored = {name.removeprefix(f"{model.base_model_prefix}."): name for name in weights}
+    stored |= {name: name for name in weights}
+    if missing := sorted(wanted.keys() - stored.keys()):
+        raise StageError(f"{checkpoint.repo} has no {missing[0]}, which transformers' model wants")
+    with torch.no_grad():
+        for name, parameter in wanted.items():
+            parameter.copy_(torch.from_numpy(np.asarray(weights.read(stored[name]), np.float32)))
+    return model
+
+
+def _answers(checkpoint: Checkpoint, texts: Sequence[Text], made: RawModel) -> list[Raw]:
     import torch
     import transformers
 
     manifest = made.bundle.manifest
-    reference = _REFERENCES[manifest.task]
-    options = {"local_files_only": True, "trust_remote_code": False}
+    reference = _reference(manifest)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.path, **options)
-        auto_class = getattr(transformers, reference.auto_class)
-        model = auto_class.from_pretrained(checkpoint.path, dtype=torch.float32, **options).eval()
+        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.path, **_LOCAL)
+        load = _from_gguf if checkpoint.gguf else _from_folder
+        model = load(checkpoint, reference)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise StageError(f"transformers cannot load {checkpoint.repo}: {error!s:.300}") from error
     tokenizer.padding_side = manifest.text.source.padding_side.value
+    if tokenizer.pad_token is None:  # of many decoders; any token does, after the others
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(manifest.text.source.pad_id)
     if manifest.embedding and manifest.embedding.lower_case:
         texts = [lower(str(text)) for text in texts]
     rows = []
@@ -146,16 +204,20 @@ def _answers(checkpoint: Checkpoint, texts: Sequence[Text], made: Pipeline[Any])
                 truncation=reference.truncation,
                 max_length=manifest.text.max_length,
                 return_tensors="pt",
+                return_token_type_ids=None if reference.types else False,
             )
-            given = model(**encoding)
-            arrays = {
-                name: value.float().numpy()
-                for name, value in given.items()
-                if isinstance(value, torch.Tensor)
-            }
-            kept = encoding["attention_mask"].numpy().astype(bool)
-            rows += reference.rows(_Asked(made, encoding, kept, arrays))
+            rows += reference.rows(_ask(model, encoding, made))
     return rows
+
+
+def _ask(model: Any, encoding: Any, made: RawModel) -> _Asked:
+    """Run transformers' model on a batch."""
+    arrays = {
+        name: value.float().numpy()
+        for name, value in model(**encoding).items()
+        if hasattr(value, "float")
+    }
+    return _Asked(made, encoding, encoding["attention_mask"].numpy().astype(bool), arrays)
 
 
 def _columns(texts: list[Text]) -> list[list[str]]:

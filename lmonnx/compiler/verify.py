@@ -6,10 +6,10 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Parity
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.reference import reference_answers
-from lmonnx.measure.parity import Golden, measure_parity
+from lmonnx.measure.next_logits import raw_models
+from lmonnx.measure.parity import Golden, worst_parity
 from lmonnx.measure.sentences import fit, parity_sentences
 from lmonnx.progress import Progress, silent
-from lmonnx.runtime.pipelines import PIPELINES
 
 
 def verify_against(
@@ -21,13 +21,12 @@ def verify_against(
         UnsupportedError: transformers is not installed.
         ParityError: They are not of one model.
     """
-    manifest = bundle.manifest
-    model = PIPELINES[manifest.task](bundle)
-    texts = tuple(fit(parity_sentences(), manifest))
+    models = raw_models(bundle)
+    texts = tuple(fit(parity_sentences(), bundle.manifest))
     progress("reference", 0, 2)
-    reference = reference_answers(checkpoint, texts, model=model)
+    reference = reference_answers(checkpoint, texts, model=models[0])
     progress("reference", 1, 2)
     golden = Golden(f"transformers on {checkpoint.repo}", texts, reference)
-    parity = measure_parity(model, golden)
+    parity = worst_parity(models, golden)
     progress("reference", 2, 2)
     return parity

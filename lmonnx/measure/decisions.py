@@ -6,17 +6,17 @@ positions and so rows and columns differ from text to text.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Activation, Manifest, Task
 from lmonnx.progress import Progress, silent
 from lmonnx.runtime.numerics import ACTIVATIONS, Floats
-from lmonnx.runtime.pipelines.base import Pipeline
 from lmonnx.runtime.tokenizer import Long, Text
 
 Raw = NDArray[np.float32]  # (rows, C)
@@ -24,6 +24,16 @@ Answers = Sequence[Raw]
 T = TypeVar("T")
 
 _CHUNK = 512
+
+
+class RawModel(Protocol):
+    """A loaded bundle that gives raw outputs: a pipeline, or a decoder's logits after a text."""
+
+    bundle: Bundle
+
+    def raw(self, texts: Sequence[Text], *, long: Long | None = None) -> Iterable[Raw]:
+        """Return each text's raw outputs, (rows, C)."""
+        ...
 
 
 class Decision(StrEnum):
@@ -61,6 +71,7 @@ AGREED: Mapping[Decision, str] = {
 _AGREED: Mapping[Task, str] = {
     Task.QUESTION_ANSWERING: "same position",
     Task.FILL_MASK: "same token",
+    Task.TEXT_GENERATION: "same token",
 }
 
 
@@ -118,7 +129,7 @@ def margins(raw: Raw, decision: Decision) -> NDArray[np.float64]:
 
 
 def answer_all(
-    model: Pipeline[Any],
+    model: RawModel,
     texts: Sequence[Text],
     *,
     long: Long | None = None,

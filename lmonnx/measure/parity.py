@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from lmonnx.measure.decisions import (
     Answers,
     Decision,
     Raw,
+    RawModel,
     answer_all,
     decide,
     decision_of,
@@ -25,7 +26,6 @@ from lmonnx.measure.decisions import (
     unit,
 )
 from lmonnx.measure.metrics import pearson
-from lmonnx.runtime.pipelines.base import Pipeline
 from lmonnx.runtime.tokenizer import Long, Text
 
 # float32: sums in another order. int8: the decision is what counts; the gate guards the accuracy.
@@ -102,7 +102,7 @@ def _rows(item: Any, where: str) -> Raw:
     return np.atleast_2d(rows)
 
 
-def measure_parity(model: Pipeline[Any], golden: Golden) -> Parity:
+def measure_parity(model: RawModel, golden: Golden) -> Parity:
     """Run the reference's texts through a bundle and compare.
 
     Texts over the model's length are cut, as transformers cuts them.
@@ -118,6 +118,16 @@ def measure_parity(model: Pipeline[Any], golden: Golden) -> Parity:
                 f"{_shape(wanted)}; they are not of one model"
             )
     return compare(golden.answers, answers, decision_of(model.bundle.manifest), golden.source)
+
+
+def worst_parity(models: Sequence[RawModel], golden: Golden) -> Parity:
+    """Return the parity of the graph of a bundle that is farthest from the reference.
+
+    Raises:
+        ParityError: The outputs are not of one shape.
+    """
+    found = [measure_parity(model, golden) for model in models]
+    return min(found, key=lambda parity: (parity.clear_agreement, -parity.relative))
 
 
 def _shape(raw: Raw) -> str:

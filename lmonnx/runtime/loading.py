@@ -9,7 +9,8 @@ from typing import Any
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Task
 from lmonnx.errors import InputError
-from lmonnx.runtime.pipelines import PIPELINES, SAME_GRAPH
+from lmonnx.runtime.generate.capacity import CACHE_BYTES, Capacity
+from lmonnx.runtime.pipelines import GENERATORS, PIPELINES, SAME_GRAPH
 from lmonnx.runtime.session import CPU
 from lmonnx.runtime.tokenizer import Long
 from lmonnx.runtime.tuned import choose
@@ -24,6 +25,10 @@ def load(
     max_tokens: int | None = None,
     long: Long | str | None = None,
     verify: bool = True,
+    context: int | None = None,
+    slots: int | None = None,
+    cache_bytes: int | None = None,
+    draft: str | Path | Any = None,
 ) -> Any:
     """Open a bundle and load it for answering; the bundle's task says which pipeline it is.
 
@@ -39,6 +44,14 @@ def load(
         long: What to do with text longer than the model: "window", "max", "truncate" or "error";
             None is the task's own rule.
         verify: Hash every file first; False is for a bundle that was checked already.
+        context: For decoders: the most tokens of prompt and completion together; None is the
+            model's own, or what `cache_bytes` allows.
+        slots: For decoders: how many sequences run at once (a beam is one); None is 8, or what
+            `cache_bytes` allows.
+        cache_bytes: For decoders: the most memory of their keys and values, 2 GiB unasked; it is
+            taken as it is used.
+        draft: For decoders: a smaller one of the same tokenizer, as a bundle's folder or loaded,
+            which guesses ahead; the answers stay the same.
 
     Raises:
         BundleError: The bundle is missing, damaged, unsafe or of a newer format.
@@ -48,7 +61,17 @@ def load(
     bundle = Bundle.open(path, verify=verify)
     names = (providers,) if isinstance(providers, str) else tuple(providers)
     config = choose(bundle, names, threads, max_tokens)
-    return PIPELINES[_task(bundle, task)](bundle, config, long=long)
+    served = _task(bundle, task)
+    ours = {"max_tokens": max_tokens, "long": long}
+    theirs = {"context": context, "slots": slots, "cache_bytes": cache_bytes, "draft": draft}
+    unfit = ours if served in GENERATORS else theirs
+    if given := [name for name, value in unfit.items() if value is not None]:
+        raise InputError(f"{given[0]} means nothing for {served}; leave it out")
+    if served in GENERATORS:
+        capacity = Capacity(context, slots, CACHE_BYTES if cache_bytes is None else cache_bytes)
+        guide = Bundle.open(draft, verify=verify) if isinstance(draft, str | Path) else draft
+        return GENERATORS[served](bundle, config, capacity=capacity, draft=guide)
+    return PIPELINES[served](bundle, config, long=long)
 
 
 def _task(bundle: Bundle, asked: Task | str | None) -> Task:

@@ -1,4 +1,4 @@
-"""A folder or a hub id → a `Checkpoint`: configuration, licence and weights."""
+"""A folder, a GGUF file or a hub id → a `Checkpoint`: configuration, licence and weights."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from lmonnx.compiler.checkpoint.gguf_source import GgufSource, find_gguf
 from lmonnx.compiler.checkpoint.hub import fetch
 from lmonnx.compiler.checkpoint.json_object import read_object
-from lmonnx.compiler.checkpoint.weights import Weights, open_weights
+from lmonnx.compiler.checkpoint.weights import SOURCES, Weights, open_weights
 from lmonnx.errors import InputError, StageError
 
 README_BYTES = 64 * 2**10  # the front matter comes first
@@ -27,14 +28,21 @@ class Checkpoint:
     Attributes:
         path: The folder.
         config: config.json.
-        repo: The hub id, or the folder's own name; never a path.
+        repo: The hub id, or the folder's or file's own name; never a path.
         revision: The commit on the hub, "" for a folder.
+        gguf: The file that the folder was made from, and that has the weights; None otherwise.
     """
 
     path: Path
     config: Mapping[str, Any]
     repo: str
     revision: str = ""
+    gguf: GgufSource | None = None
+
+    @property
+    def origin(self) -> Path:
+        """Return the folder or the GGUF file that the caller gave, where nothing is written."""
+        return self.gguf.path if self.gguf else self.path
 
     @property
     def architecture(self) -> str:
@@ -84,34 +92,41 @@ class Checkpoint:
         Raises:
             StageError: There are no weights, or their files are damaged.
         """
-        return open_weights(self.path)
+        return Weights(self.gguf.tensors) if self.gguf else open_weights(self.path)
 
 
 def open_checkpoint(
     source: str, *, revision: str | None = None, progress: bool = False
 ) -> Checkpoint:
-    """Open a folder, or download what is needed of a hub repository into its cache first.
+    """Open a folder or a GGUF file, or download what is needed of a hub repository first.
 
     Args:
-        source: A folder that exists; else a hub id, `name` or `owner/name`.
+        source: A folder that exists, or a GGUF file; else a hub id, `name` or `owner/name`.
         revision: A branch, tag or commit on the hub; None is the default branch.
         progress: Show download bars.
 
     Raises:
-        InputError: A revision is asked of a folder.
+        InputError: A revision is asked of a folder or a file.
         StageError: There is neither such a folder nor such a repository, it cannot be reached, or
-            its config.json is missing or damaged.
+            its config.json or GGUF file is missing or damaged.
+        UnsupportedError: A GGUF file holds an architecture or a tokenizer that is not read.
     """
     folder = Path(source)
-    if _is_folder(source):
+    gguf = _gguf(source)
+    if gguf or _is_folder(source):
         if revision is not None:
             raise InputError(
-                f"{source} is a folder, which has no revision {revision}; leave it out"
+                f"{source} is a {'file' if gguf else 'folder'}, which has no revision {revision};"
+                " leave it out"
             )
+        if gguf:
+            opened = GgufSource(gguf)
+            return Checkpoint(opened.folder, opened.config, gguf.stem, gguf=opened)
         return Checkpoint(folder, _config(folder, source), folder.resolve().name)
     if not _HUB_ID.fullmatch(source) or folder.exists():
         raise StageError(
-            f"{source!r:.200} is neither a folder nor a hub id (owner/name); give one of the two"
+            f"{source!r:.200} is neither a folder nor a hub id (owner/name), nor a GGUF file; give"
+            " one of them"
         )
     folder, commit = fetch(source, revision, progress=progress)
     return Checkpoint(folder, _config(folder, source), source, commit)
@@ -122,6 +137,18 @@ def _is_folder(source: str) -> bool:
         return bool(source) and Path(source).is_dir()
     except OSError:  # longer than the file system allows
         return False
+
+
+def _gguf(source: str) -> Path | None:
+    """Return the GGUF file that `source` means; a folder's other weights come before it."""
+    try:
+        path = Path(source)
+        others = (*SOURCES, "*.onnx", "onnx/*.onnx")
+        if not source or (path.is_dir() and any(any(path.glob(name)) for name in others)):
+            return None
+        return find_gguf(path)
+    except (OSError, ValueError):  # longer than the file system allows, or with a NUL
+        return None
 
 
 def _config(folder: Path, source: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Callable, Iterator, Mapping, Set
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -27,13 +27,28 @@ SOURCES: dict[str, Reader] = {
 }
 
 
+class Tensor(Protocol):
+    """A tensor whose numbers are read when asked for."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Return its shape, slowest dimension first."""
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return the type it is stored in."""
+
+    def read(self) -> npt.NDArray[Any]:
+        """Return a new array: float32 for every float type."""
+
+
 class Weights:
     """Give the tensors of a checkpoint by name; one read touches one tensor, nothing is kept.
 
     Safe to read from several threads: every read opens the file anew.
     """
 
-    def __init__(self, tensors: Mapping[str, StoredTensor]) -> None:
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         self._tensors = tensors
 
     def __contains__(self, name: object) -> bool:
@@ -66,7 +81,7 @@ class Weights:
         """
         return self._find(name).read()
 
-    def _find(self, name: str) -> StoredTensor:
+    def _find(self, name: str) -> Tensor:
         if name in self._tensors:
             return self._tensors[name]
         near = difflib.get_close_matches(name, self._tensors, n=3)
@@ -86,8 +101,8 @@ def open_weights(folder: Path) -> Weights:
                 return Weights(_sharded(folder / name, reader))
             return Weights(reader(folder / name))
     raise StageError(
-        f"{folder} has none of {', '.join(SOURCES)}; a checkpoint of TensorFlow, JAX or GGUF must"
-        " be saved as safetensors first"
+        f"{folder} has none of {', '.join(SOURCES)}; a checkpoint of TensorFlow or JAX must be"
+        " saved as safetensors first"
     )
 
 

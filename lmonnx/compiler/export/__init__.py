@@ -9,12 +9,30 @@ from pathlib import Path
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
-from lmonnx.bundle.manifest import GraphSpec, Head, Manifest, Parity, Precision, Side, Source, Task
+from lmonnx.bundle.manifest import (
+    Generation,
+    GraphSpec,
+    Head,
+    Manifest,
+    Parity,
+    Precision,
+    Side,
+    Source,
+    Task,
+)
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export import adopt, traced
 from lmonnx.compiler.export.embedding import export_embedding
+from lmonnx.compiler.export.generation import export_generation
 from lmonnx.compiler.export.heads import detect_task, read_head
 from lmonnx.compiler.export.native.build import build_graph, max_positions, native_family
+from lmonnx.compiler.export.native.decoders import DECODERS
+from lmonnx.compiler.export.native.decoders.build import (
+    build_decoder,
+    build_states,
+    cache_spec,
+    read_decoder,
+)
 from lmonnx.compiler.export.text import export_text
 from lmonnx.compiler.reference import is_installed
 from lmonnx.compiler.stage import MODEL_FILE, finish, make_step
@@ -67,7 +85,7 @@ def export(
     head = read_head(checkpoint, kind)
     if pooling is not None and kind is not Task.FEATURE_EXTRACTION:
         raise UnsupportedError(f"pooling is for {Task.FEATURE_EXTRACTION}, not for {kind}")
-    with draft_at(target, source=checkpoint.path, force=force) as draft:
+    with draft_at(target, source=checkpoint.origin, force=force) as draft:
         progress("graph", 0, 1)
         built = _BUILDERS[engine](checkpoint, kind, draft, variant)
         manifest = _manifest(checkpoint, kind, head, draft, built)
@@ -77,7 +95,8 @@ def export(
         progress("graph", 1, 1)
         finish(draft, manifest)
         made = Bundle.open(draft.path, verify=False)
-        parity = (_parity(made, checkpoint, progress),) if verify and is_installed() else ()
+        compared = verify and is_installed()
+        parity = (_parity(made, checkpoint, progress),) if compared else ()
         options = {"engine": built.engine.value, "task": kind.value}
         if variant:
             options["variant"] = variant
@@ -106,9 +125,12 @@ class _Built:
     positions: int
     precision: Precision = Precision.FLOAT32
     padding_side: Side | None = None
+    generation: Generation | None = None
 
 
 def _auto(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
+    if task is Task.TEXT_GENERATION:
+        return _native(checkpoint, task, draft, variant)
     if adopt.find_graphs(checkpoint) and not _has_weights(checkpoint):
         return _adopt(checkpoint, task, draft, variant)
     try:
@@ -128,6 +150,10 @@ def _has_weights(checkpoint: Checkpoint) -> bool:
 
 def _native(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
     _refuse_variant(variant)
+    if task is Task.TEXT_GENERATION:
+        return _decoder(checkpoint, draft)
+    if task is Task.FEATURE_EXTRACTION and checkpoint.architecture in DECODERS:
+        return _states(checkpoint, draft)
     family = native_family(checkpoint, task)
     head = read_head(checkpoint, task)
     draft.file(MODEL_FILE)
@@ -139,13 +165,42 @@ def _native(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | Non
     return _Built(Engine.NATIVE, graph, positions, padding_side=Side.RIGHT)
 
 
+def _decoder(checkpoint: Checkpoint, draft: Draft) -> _Built:
+    decoder = read_decoder(checkpoint)
+    draft.file(MODEL_FILE)
+    graph = build_decoder(checkpoint, decoder, draft.path, MODEL_FILE)
+    generation = export_generation(
+        checkpoint,
+        draft,
+        context=decoder.context,
+        vocabulary=decoder.vocabulary,
+        cache=cache_spec(decoder),
+    )
+    return _Built(
+        Engine.NATIVE,
+        graph,
+        decoder.context,
+        padding_side=Side.RIGHT,
+        generation=generation,
+    )
+
+
+def _states(checkpoint: Checkpoint, draft: Draft) -> _Built:
+    decoder = read_decoder(checkpoint)
+    draft.file(MODEL_FILE)
+    graph = build_states(checkpoint, decoder, draft.path, MODEL_FILE)
+    return _Built(Engine.NATIVE, graph, decoder.context, padding_side=Side.RIGHT)
+
+
 def _adopt(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
+    _refuse_decoder(task, Engine.ADOPT)
     graph, precision = adopt.adopt_graph(checkpoint, task, draft, variant)
     return _Built(Engine.ADOPT, graph, adopt.max_positions(checkpoint), precision)
 
 
 def _optimum(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
     _refuse_variant(variant)
+    _refuse_decoder(task, Engine.OPTIMUM)
     with traced.traced_folder(checkpoint, task) as folder:
         graph, _ = adopt.adopt_graph(folder, task, draft, None)
     return _Built(Engine.OPTIMUM, graph, adopt.max_positions(checkpoint))
@@ -154,6 +209,14 @@ def _optimum(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | No
 def _refuse_variant(variant: str | None) -> None:
     if variant:
         raise UnsupportedError("--variant names an ONNX file to adopt; pass --engine adopt")
+
+
+def _refuse_decoder(task: Task, engine: Engine) -> None:
+    if task is Task.TEXT_GENERATION:
+        raise UnsupportedError(
+            f"the engine {engine} gives no graph with the cache that {task} reads and writes in "
+            "place; use --engine native"
+        )
 
 
 _BUILDERS: Mapping[Engine, Callable[[Checkpoint, Task, Draft, str | None], _Built]] = {
@@ -169,9 +232,13 @@ def _manifest(
 ) -> Manifest:
     if head is not None:
         _check_logits(built.graph, len(head.labels))
-    text = export_text(checkpoint, draft, positions=built.positions)
+    decodes = built.generation is not None
+    text = export_text(checkpoint, draft, positions=built.positions, spare_tokens=decodes)
     if built.padding_side is not None:
         text = replace(text, source=replace(text.source, padding_side=built.padding_side))
+    if built.generation is not None:
+        # The tokenizer's own limit is a habit of training; the cache has room for the context.
+        text = replace(text, max_length=built.generation.context)
     return Manifest(
         task=task,
         precision=built.precision,
@@ -181,6 +248,7 @@ def _manifest(
         graphs={"model": built.graph},
         text=text,
         head=head,
+        generation=built.generation,
     )
 
 

@@ -13,6 +13,7 @@ from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.manifest import Dense, EmbeddingSpec, GraphSpec, Pooling, Similarity
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.checkpoint.weights import Weights, open_weights
+from lmonnx.compiler.export.native.decoders import DECODERS
 from lmonnx.compiler.export.sentence_transformers import (
     MODULES,
     SETTINGS,
@@ -45,7 +46,8 @@ def export_embedding(
 ) -> EmbeddingSpec:
     """Write the dense layers into the draft and say how outputs become one vector a text.
 
-    A checkpoint without modules.json is pooled by the mean, as sentence-transformers makes of it.
+    A checkpoint without modules.json is pooled by the mean, as sentence-transformers makes of it,
+    and a decoder by its last token.
     Its files go along, so that the bundle loads there too, unless `pooling` contradicts them.
 
     Args:
@@ -168,10 +170,13 @@ def _asked(name: str, *, pools: bool) -> Pooling:
 
 
 def _usual(checkpoint: Checkpoint) -> Pooling:
-    """Return what sentence-transformers pools a model by that states nothing."""
+    """Return what sentence-transformers pools a model by that states nothing.
+
+    Of a decoder's tokens the last alone has seen the whole text, whatever class was saved.
+    """
     classes = checkpoint.config.get("architectures") or [""]
     causal = str(classes[0]).endswith("ForCausalLM") and checkpoint.config.get("is_causal", True)
-    return Pooling.LAST if causal else Pooling.MEAN
+    return Pooling.LAST if causal or checkpoint.architecture in DECODERS else Pooling.MEAN
 
 
 def _config(checkpoint: Checkpoint, module: Module) -> dict[str, Any]:

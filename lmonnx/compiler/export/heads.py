@@ -16,6 +16,8 @@ _ENDINGS: Mapping[str, Task] = {
     "ForTokenClassification": Task.TOKEN_CLASSIFICATION,
     "ForQuestionAnswering": Task.QUESTION_ANSWERING,
     "ForMaskedLM": Task.FILL_MASK,
+    "ForCausalLM": Task.TEXT_GENERATION,
+    "GPT2LMHeadModel": Task.TEXT_GENERATION,
 }
 _PROBLEMS = {
     "regression": Activation.NONE,
@@ -163,6 +165,7 @@ _HEADS: Mapping[Task, Callable[[Checkpoint], Head | None]] = {
     Task.QUESTION_ANSWERING: _span,
     Task.FILL_MASK: _no_labels,
     Task.FEATURE_EXTRACTION: _no_labels,
+    Task.TEXT_GENERATION: _no_labels,
 }
 
 

@@ -8,10 +8,14 @@ from collections.abc import Mapping
 from typing import Any
 
 from tokenizers import Tokenizer
+from tokenizers.pre_tokenizers import ByteLevel
+from tokenizers.processors import TemplateProcessing
 
 from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.manifest import Side, TextSpec, TokenizerSpec
 from lmonnx.compiler.checkpoint import Checkpoint
+from lmonnx.compiler.export.added_tokens import token_id
+from lmonnx.compiler.export.framing import Frame, read_frame
 from lmonnx.compiler.export.sentence_transformers import max_seq_length
 from lmonnx.compiler.export.vocabulary import TOKENIZER, read_tokenizer
 from lmonnx.errors import BundleError, StageError
@@ -23,20 +27,24 @@ COMPANIONS = ("config.json", SETTINGS, "special_tokens_map.json")
 _UNLIMITED = 10**9
 
 
-def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> TextSpec:
+def export_text(
+    checkpoint: Checkpoint, draft: Draft, *, positions: int, spare_tokens: bool = False
+) -> TextSpec:
     """Write the tokenizer's files into the draft and say how the runtime uses them.
 
     Args:
         checkpoint: Where the files are.
         draft: Where they go.
         positions: How many tokens the model takes at most.
+        spare_tokens: Added tokens may have no embedding, since prompts with them are refused.
 
     Raises:
         UnsupportedError: There is neither tokenizer.json nor a vocabulary we can build one from.
         StageError: A file is damaged, or its ids do not fit the model.
     """
     settings = checkpoint.json_file(SETTINGS) or {}
-    tokenizer = read_tokenizer(checkpoint, settings)
+    tokenizer = _framed(read_tokenizer(checkpoint, settings), read_frame(checkpoint, settings))
+    _begin_words(tokenizer, prefix_space=bool(settings.get("add_prefix_space", False)))
     draft.file(TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
     for name in COMPANIONS:
         if (checkpoint.path / name).is_file():
@@ -56,9 +64,33 @@ def export_text(checkpoint: Checkpoint, draft: Draft, *, positions: int) -> Text
         # sentence-transformers puts its own length in the place of the tokenizer's.
         max_length=min(max_seq_length(checkpoint) or _limit(settings), positions),
     )
-    _check_ids(tokenizer, checkpoint, _special_ids(draft, text))
+    ids = tokenizer.get_vocab(with_added_tokens=not spare_tokens).values()
+    _check_ids(checkpoint, [*ids, *_special_ids(draft, text)])
     _complete_settings(draft, settings, text, tokenizer.id_to_token(text.source.pad_id))
     return text
+
+
+def _framed(tokenizer: Tokenizer, frame: Frame | None) -> Tokenizer:
+    """Put the frame's tokens around every text; None leaves what tokenizer.json has."""
+    if frame is not None:
+        tokenizer.post_processor = TemplateProcessing(
+            single=frame.single,
+            pair=frame.pair,
+            special_tokens=[(token, token_id(tokenizer, token)) for token in frame.tokens],
+        )
+    return tokenizer
+
+
+def _begin_words(tokenizer: Tokenizer, *, prefix_space: bool) -> None:
+    """Let add_prefix_space rule over tokenizer.json: a text's first word has a space before it.
+
+    Source:
+        transformers, `PreTrainedTokenizerFast.__init__`.
+    """
+    words = tokenizer.pre_tokenizer
+    if isinstance(words, ByteLevel) and words.add_prefix_space is not prefix_space:
+        words.add_prefix_space = prefix_space
+        tokenizer.pre_tokenizer = words
 
 
 def _complete_settings(
@@ -118,8 +150,8 @@ def _special_ids(draft: Draft, text: TextSpec) -> list[int]:
     return [index for encoding in encodings for index in encoding.ids]
 
 
-def _check_ids(tokenizer: Tokenizer, checkpoint: Checkpoint, special: list[int]) -> None:
-    highest = max([*tokenizer.get_vocab(with_added_tokens=True).values(), *special], default=-1)
+def _check_ids(checkpoint: Checkpoint, ids: list[int]) -> None:
+    highest = max(ids, default=-1)
     rows = checkpoint.config.get("vocab_size")
     if type(rows) is int and highest >= rows:
         raise StageError(

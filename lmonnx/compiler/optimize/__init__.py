@@ -11,9 +11,10 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import draft_at
 from lmonnx.bundle.manifest import GraphSpec, Parity
 from lmonnx.compiler.graph import load_graph, save_graph
+from lmonnx.compiler.optimize.decoder import check_decoder
 from lmonnx.compiler.optimize.fusions import check_fusions, fused_counts
 from lmonnx.compiler.optimize.keys import keep_keys_in_rows
-from lmonnx.compiler.stage import MODEL_FILE, copy_text, finish, make_step
+from lmonnx.compiler.stage import CARD, MODEL_FILE, copy_text, finish, make_step
 from lmonnx.errors import StageError
 from lmonnx.measure.decisions import answer_all, decision_of
 from lmonnx.measure.parity import Golden, measure_parity, require_parity
@@ -30,7 +31,8 @@ def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
     The manifest's step counts every fused operator and gives the load times of both bundles.
 
     Args:
-        bundle: A bundle whose graph is as it was exported.
+        bundle: A bundle whose graph is as it was exported. A decoder's is written fused; its
+            operators are counted, and it is taken over as it is.
         target: The new bundle's folder.
         force: Replace a bundle that is there.
 
@@ -39,6 +41,8 @@ def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
             did not happen.
         ParityError: The fused graph answers differently.
     """
+    if bundle.manifest.generation is not None:
+        return _take_over(bundle, target, force=force)
     graph = bundle.manifest.graphs["model"]
     if graph.optimized:
         raise StageError(f"{bundle.path} is optimized already; quantize it, or use it as it is")
@@ -57,6 +61,17 @@ def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
         }
         step = make_step("optimize", {}, parity=(parity,), metrics=metrics)
         finish(draft, manifest.with_step(step))
+    return Bundle.open(target, verify=False)
+
+
+def _take_over(bundle: Bundle, target: Path, *, force: bool) -> Bundle:
+    """Write a decoder's bundle again, whose graph was exported fused, once that is counted."""
+    fused = check_decoder(bundle.manifest)
+    nodes = sum(bundle.manifest.graphs["model"].operators.values())
+    with draft_at(target, source=bundle.path, force=force) as draft:
+        draft.copy(bundle, (name for name in bundle.manifest.files or {} if name != CARD))
+        metrics = {"fused": fused, "nodes": [nodes, nodes]}
+        finish(draft, bundle.manifest.with_step(make_step("optimize", {}, metrics=metrics)))
     return Bundle.open(target, verify=False)
 
 

@@ -1,10 +1,9 @@
-"""Bundle → int8 bundle, accepted only when the gate has measured that it answers as well."""
+"""Bundle → bundle of integers, accepted only when the gate measured that it answers as well."""
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,11 @@ from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import Manifest, Precision
 from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.quantize.calibration import Calibration, observe
+from lmonnx.compiler.quantize.decoder import Choice, quantize_decoder
 from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
 from lmonnx.compiler.quantize.gate import Drop, Gate, open_gate
-from lmonnx.compiler.quantize.layers import find_layers
+from lmonnx.compiler.quantize.layers import Layer, find_layers
+from lmonnx.compiler.quantize.recipes import BLOCK_SIZE, HEAD_BITS, Method
 from lmonnx.compiler.quantize.sensitivity import rank_layers
 from lmonnx.compiler.stage import MODEL_FILE, copy_text, finish, make_step
 from lmonnx.errors import GateError, InputError, StageError
@@ -28,13 +29,8 @@ from lmonnx.runtime.tokenizer import Text
 
 __all__ = ["Granularity", "Method", "quantize"]
 
+_MAX_DROP = 0.01
 _UNASKED = 4  # at most a quarter of the layers is widened unasked
-
-
-class Method(StrEnum):
-    """How weights and activations become integers."""
-
-    DYNAMIC = "dynamic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,28 +51,42 @@ def quantize(
     bundle: Bundle,
     target: Path,
     *,
-    method: str = Method.DYNAMIC,
+    method: str | None = None,
     granularity: str = Granularity.ROW,
+    bits: int = 4,
+    block_size: int = BLOCK_SIZE,
+    head_bits: int = HEAD_BITS,
+    calibrate: bool = True,
     examples: Sequence[Any] | None = None,
-    max_drop: float = 0.01,
+    text: str | None = None,
+    max_drop: float | None = None,
     keep: Collection[str] = (),
     force: bool = False,
     progress: Progress = silent,
 ) -> Bundle:
-    """Write an int8 bundle whose measured drop is at most `max_drop`.
+    """Write a bundle of integers whose measured drop is at most `max_drop`.
 
-    Over the limit, or where a token classifier finds other entities, the layers that cost most are
-    widened to float32, worst first, up to a quarter of all. The step in the manifest holds the
-    drop, its interval, and what was widened.
+    Over the limit, or where a token classifier finds other entities, the layers of an encoder that
+    cost most are widened to float32, worst first, up to a quarter of all. The step in the manifest
+    holds the drop, its interval, and what was widened.
 
     Args:
         bundle: A float32 bundle, optimized or not.
         target: The new bundle's folder.
-        method: Only dynamic: activations are scaled as they come.
-        granularity: What shares an activation scale.
+        method: "dynamic" has activations scaled as they come; of decoders there are "weight-only",
+            the default, and "both".
+        granularity: What shares an activation scale; of decoders always a row.
+        bits: Of weight-only weights, 4 or 8.
+        block_size: How many of those share a scale: 32, 64 or 128.
+        head_bits: Of a weight-only head and the table that it may be, 4 or 8.
+        calibrate: Let a decoder write some text, and round so that on this and on the other half
+            of the sentences its outputs stay; without it weights are rounded to the nearest, in a
+            tenth of the time.
         examples: Labelled data for the gate, as `measure.accuracy.read_data` gives it; without it
             500 shipped sentences serve.
-        max_drop: Of accuracy, F1 or correlation, in [-1, 1]; below 0 it asks for a gain.
+        text: The gate's text for a decoder; half of the shipped sentences without it.
+        max_drop: Of accuracy, F1 or correlation, in [-1, 1]; below 0 it asks for a gain. None is
+            0.01. Of a decoder how much perplexity may rise, as a share; None depends on the method.
         keep: Patterns of layer names that stay in float32, such as "layer.11." or "*output*".
         force: Replace a bundle that is there.
         progress: Told how far the gate is.
@@ -86,12 +96,42 @@ def quantize(
         StageError: There is nothing to quantize.
         InputError: An option is wrong.
     """
-    if not -1 <= max_drop <= 1:
+    is_decoder = bundle.manifest.generation is not None
+    chosen = Method(method or (Method.WEIGHT_ONLY if is_decoder else Method.DYNAMIC))
+    if max_drop is not None and not -1 <= max_drop <= 1:
         raise InputError(f"max_drop is {max_drop}, must be between -1 and 1")
+    _check_precision(bundle)
+    if is_decoder:
+        return quantize_decoder(
+            bundle,
+            target,
+            Choice(chosen, bits, block_size, head_bits, max_drop, calibrate),
+            text=text,
+            keep=_kept(bundle, keep),
+            force=force,
+            progress=progress,
+        )
+    if chosen is not Method.DYNAMIC:
+        raise InputError(f"{chosen} is for decoders; {bundle.path} is quantized by dynamic")
     plan = _plan(bundle, Granularity(granularity), keep, progress)
+    limit = _MAX_DROP if max_drop is None else max_drop
+    return _quantize_encoder(plan, target, examples, limit, keep, force=force, progress=progress)
+
+
+def _quantize_encoder(
+    plan: _Plan,
+    target: Path,
+    examples: Sequence[Any] | None,
+    max_drop: float,
+    keep: Collection[str],
+    *,
+    force: bool,
+    progress: Progress,
+) -> Bundle:
+    bundle = plan.bundle
     gate = open_gate(_load(bundle), examples, progress)
     options = {
-        "method": Method(method).value,
+        "method": Method.DYNAMIC.value,
         "granularity": plan.granularity.value,
         "max_drop": max_drop,
         "keep": sorted(keep),
@@ -113,20 +153,32 @@ def _probes(bundle: Bundle) -> list[Text]:
     return fit(parity_sentences(), bundle.manifest)
 
 
-def _plan(
-    bundle: Bundle, granularity: Granularity, keep: Collection[str], progress: Progress
-) -> _Plan:
+def _check_precision(bundle: Bundle) -> None:
     if bundle.manifest.precision is not Precision.FLOAT32:
         raise StageError(
             f"{bundle.path} is {bundle.manifest.precision} already; give a float32 one"
         )
+
+
+def _found(bundle: Bundle) -> tuple[Layer, ...]:
     graph = bundle.manifest.graphs["model"]
     found = find_layers(load_graph(bundle.file(graph.file)))
     if not found:
         raise StageError(f"{bundle.path} has no product with constant weights to quantize")
-    names = [layer.name for layer in found]
-    kept = {name for pattern in keep for name in _matches(pattern, names)}
-    layers = tuple(name for name in names if name not in kept)
+    return found
+
+
+def _kept(bundle: Bundle, keep: Collection[str]) -> set[str]:
+    """Return the names of the layers that some patterns match."""
+    names = [layer.name for layer in _found(bundle)]
+    return {name for pattern in keep for name in _matches(pattern, names)}
+
+
+def _plan(
+    bundle: Bundle, granularity: Granularity, keep: Collection[str], progress: Progress
+) -> _Plan:
+    found, kept = _found(bundle), _kept(bundle, keep)
+    layers = tuple(layer.name for layer in found if layer.name not in kept)
     values = {layer.value for layer in found if layer.name in layers}
     seen = observe(bundle, values, _probes(bundle), progress=progress)
     return _Plan(bundle, granularity, layers, seen)

@@ -30,20 +30,20 @@ _PEAK = 8 * LOWEST  # below it the empty side is no loss, and may not be empty o
 _NARROW = 1e-5
 
 
-def channel_factors(seen: Seen, matrices: Sequence[Floats]) -> Floats:
+def channel_factors(peak: Floats, matrices: Sequence[Floats]) -> Floats:
     """Return what channels are divided by, and weights multiplied: (K,), geometric mean 1.
 
     Factors are √(max|x| / max|w|) of each channel, so both are rounded alike well.
 
     Args:
-        seen: Of the value; K channels.
+        peak: The largest magnitude of each channel, (K,).
         matrices: (K, N) each, all that it is multiplied with.
 
     Source:
         Xiao et al., "SmoothQuant" (arXiv:2211.10438), equation 4 with α = 0.5.
     """
     weights = np.max([np.abs(matrix).max(axis=1) for matrix in matrices], axis=0)
-    ratio = np.maximum(seen.peak, _NARROW) / np.maximum(weights, _NARROW)
+    ratio = np.maximum(peak, _NARROW) / np.maximum(weights, _NARROW)
     factors: Floats = np.sqrt(ratio / np.exp(np.log(ratio).mean())).astype(np.float32)
     return factors
 

@@ -122,7 +122,9 @@ class _Rewriter(Rounding):
         for value, nodes in read.items():
             seen = self.calibration.get(value)
             if seen is not None and value in norms:
-                self.factors[value] = channel_factors(seen, [self._matrix(node) for node in nodes])
+                self.factors[value] = channel_factors(
+                    seen.peak, [self._matrix(node) for node in nodes]
+                )
             elif seen is not None and is_one_sided(seen):
                 self.one_sided.add(value)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import onnx
 from onnx import helper
@@ -11,36 +12,44 @@ from onnx import helper
 TABLE_INPUT = "input_ids"
 FEW_COLUMNS = 64  # a product with fewer, at the end, is a head: cheap, and what its error costs
 _VIEWS = frozenset({"Identity", "Reshape", "Split", "Squeeze", "Transpose", "Slice", "Gather"})
-_GEMM = {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0}  # the defaults
+# The defaults of products that can transpose.
+_PLAIN: Mapping[str, Mapping[str, Any]] = {
+    "Gemm": {"alpha": 1.0, "beta": 1.0, "transA": 0, "transB": 0},
+    "FusedMatMul": {"alpha": 1.0, "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0},
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Layer:
-    """A product with a constant matrix: `name` is its node's, `value` what flows into it."""
+    """A product with a constant matrix: `name` is its node's, `value` what flows into it.
+
+    `rows` says that the matrix is stored as (N, K), as a table that is looked up is.
+    """
 
     name: str
     value: str
     weight: str
+    rows: bool = False
 
 
 def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
     """Return the layers that can be quantized, in the order of the graph.
 
-    They are products by MatMul, and a Gemm to the logits of the whole vocabulary, whose weights
-    are often the embedding table. A product to a few labels stays in float32.
+    They are products by MatMul, and a Gemm or FusedMatMul to the logits of the whole vocabulary,
+    whose weights are often the embedding table. A product to a few labels stays in float32.
     """
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer if t.data_type == 1}
     tables = {shapes.get(n.input[0]) for n in model.graph.node if is_lookup(n)}
     vocabularies = {shape[0] for shape in tables if shape}
     heads = _heads(model, shapes)
     return tuple(
-        Layer(node_name(node), node.input[0], node.input[1])
+        Layer(node_name(node), node.input[0], node.input[1], rows=node.op_type != "MatMul")
         for node in model.graph.node
         if len(node.input) > 1
         and len(shape := shapes.get(node.input[1], ())) == 2
         and (
             (node.op_type == "MatMul" and node.output[0] not in heads)
-            or (_is_plain_gemm(node) and shape[0] in vocabularies)
+            or (_is_by_rows(node) and shape[0] in vocabularies)
         )
     )
 
@@ -50,10 +59,11 @@ def is_lookup(node: onnx.NodeProto) -> bool:
     return bool(node.op_type == "Gather" and node.input[1] == TABLE_INPUT)
 
 
-def _is_plain_gemm(node: onnx.NodeProto) -> bool:
-    """Say whether a node is x·Wᵀ + b, without other factors."""
+def _is_by_rows(node: onnx.NodeProto) -> bool:
+    """Say whether a node is x·Wᵀ (+ b), without other factors."""
     stated = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    return node.op_type == "Gemm" and _GEMM | stated == _GEMM | {"transB": 1}
+    plain = _PLAIN.get(node.op_type)
+    return plain is not None and {**plain, **stated} == {**plain, "transB": 1}
 
 
 def _heads(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> set[str]:

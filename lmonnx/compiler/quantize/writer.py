@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -14,17 +15,24 @@ from onnx import helper
 from lmonnx.compiler.graph import MICROSOFT, WeightFile, read_weight
 
 _SMALL = 1024  # bytes of a constant that stays in the graph itself
+Known = dict[tuple[str, bytes], onnx.TensorProto]
+_MICROSOFTS = frozenset({"GatherBlockQuantized", "MatMulIntegerToFloat", "MatMulNBits"})
 
 
 @dataclass(slots=True)
 class GraphWriter:
-    """What is written so far: `nodes` in their order, and constants that were `added`."""
+    """What is written so far: `nodes` in their order, and constants that were `added`.
+
+    `known` are tensors outside the graphs by type and hash of their bytes: two graphs that are
+    written with one mapping share what they have in common.
+    """
 
     model: onnx.ModelProto
     folder: Path
     weights: WeightFile
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     added: dict[str, onnx.TensorProto] = field(default_factory=dict)
+    known: Known = field(default_factory=dict)
 
     def read(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         """Return the values of one of the source's constants."""
@@ -34,19 +42,32 @@ class GraphWriter:
         """Take a constant over."""
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             return tensor
-        return self.weights.add(tensor.name, self.read(tensor))
+        return self._outside(tensor.name, self.read(tensor))
 
     def store(self, name: str, array: NDArray[Any]) -> str:
         """Add a constant, once a name; return the name."""
         if name not in self.added:
             small = array.nbytes < _SMALL
             made = onnx.numpy_helper.from_array(np.asarray(array), name) if small else None
-            self.added[name] = made or self.weights.add(name, array)
+            self.added[name] = made or self._outside(name, array)
         return name
+
+    def _outside(self, name: str, array: NDArray[Any]) -> onnx.TensorProto:
+        """Return a tensor in the file of weights: the same bytes are there once, in any shape."""
+        data = np.ascontiguousarray(array)
+        key = data.dtype.str, sha256(data.reshape(-1).view(np.uint8).data).digest()
+        if key not in self.known:
+            self.known[key] = self.weights.add(name, data)
+        tensor = onnx.TensorProto()
+        tensor.CopyFrom(self.known[key])
+        tensor.name = name
+        del tensor.dims[:]
+        tensor.dims.extend(data.shape)
+        return tensor
 
     def op(self, op_type: str, inputs: list[str], name: str, output: str = "", **kw: Any) -> str:
         """Add a node of one output; return the output's name."""
-        domain = MICROSOFT if op_type == "MatMulIntegerToFloat" else ""
+        domain = MICROSOFT if op_type in _MICROSOFTS else ""
         result = output or f"{name}_output"
         self.nodes.append(
             helper.make_node(op_type, inputs, [result], name=name, domain=domain, **kw)

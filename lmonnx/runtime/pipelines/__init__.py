@@ -11,6 +11,7 @@ from lmonnx.runtime.pipelines.feature_extraction import Embedder
 from lmonnx.runtime.pipelines.fill_mask import FillMasker
 from lmonnx.runtime.pipelines.question_answering import QuestionAnswerer
 from lmonnx.runtime.pipelines.text_classification import TextClassifier
+from lmonnx.runtime.pipelines.text_generation import TextGenerator
 from lmonnx.runtime.pipelines.text_ranking import Reranker
 from lmonnx.runtime.pipelines.token_classification import TokenClassifier
 from lmonnx.runtime.pipelines.zero_shot import ZeroShotClassifier
@@ -24,5 +25,7 @@ PIPELINES: Mapping[Task, type[Pipeline[Any]]] = {
     Task.ZERO_SHOT_CLASSIFICATION: ZeroShotClassifier,
     Task.TEXT_RANKING: Reranker,
 }
+# Tasks that are answered by a loop over the graph, not by one run.
+GENERATORS: Mapping[Task, type[TextGenerator]] = {Task.TEXT_GENERATION: TextGenerator}
 # Tasks of one and the same graph: a bundle of any of them can be loaded for each.
 SAME_GRAPH = frozenset({Task.TEXT_CLASSIFICATION, Task.ZERO_SHOT_CLASSIFICATION, Task.TEXT_RANKING})

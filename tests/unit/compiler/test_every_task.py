@@ -52,7 +52,7 @@ FIGURES = {
 }
 
 
-@pytest.fixture(scope="module", params=Task)
+@pytest.fixture(scope="module", params=DATA)
 def stages(request, tmp_path_factory):
     """Give a tiny BERT of the task as float32, fused and int8."""
     task, folder = request.param, tmp_path_factory.mktemp(request.param.value)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from lmonnx.errors import StageError, UnsupportedError
@@ -26,16 +26,21 @@ INERT = frozenset(
     pooler_num_attention_heads pooler_num_fc_layers pooler_size_per_head pooler_type
     initializer_factor language model_max_length training_args vocab_size_or_config_json_file
     attn_implementation auto_map custom_pipelines sentence_transformers adapters onnx
+    is_llama_config transformers.js_config unsloth_fixed unsloth_version
     tf_legacy_loss tie_encoder_decoder use_bfloat16 sbert_ce_default_activation_function
     """.split()
 )
 
 
 class Config:
-    """A checkpoint's config.json; `finish` refuses fields that nobody asked for."""
+    """A checkpoint's config.json; `finish` refuses fields that nobody asked for.
 
-    def __init__(self, fields: Mapping[str, Any]) -> None:
+    `way_out` ends the errors of fields that are not built here.
+    """
+
+    def __init__(self, fields: Mapping[str, Any], *, way_out: str = "Try --engine optimum") -> None:
         self._fields = fields
+        self._way_out = way_out
         self._asked: set[str] = set(INERT)
 
     def integer(self, name: str, default: int | None = None, *, least: int = 1) -> int:
@@ -48,6 +53,22 @@ class Config:
         if type(value) is not int or value < least:
             raise StageError(f"config.json: {name} is {value!r}, must be a whole number >= {least}")
         return value
+
+    def integer_or(self, name: str, default: int, *, least: int = 1) -> int:
+        """Return a whole number, or `default` where the field is null or not there."""
+        return default if self._is_unset(name) else self.integer(name, least=least)
+
+    def integer_or_none(self, name: str, default: int | None = None) -> int | None:
+        """Return a positive whole number, None where the field is null, `default` without it."""
+        if name not in self._fields:
+            return default
+        return None if self._is_unset(name) else self.integer(name)
+
+    def number_or_none(self, name: str, default: float | None = None) -> float | None:
+        """Return a positive number, None where the field is null, `default` without it."""
+        if name not in self._fields:
+            return default
+        return None if self._is_unset(name) else self.number(name)
 
     def divisor(self, name: str, of: str) -> int:
         """Return a whole number that divides the field `of`.
@@ -71,6 +92,22 @@ class Config:
             raise StageError(f"config.json: {name} is {value!r}, must be a number above 0")
         return float(value)
 
+    def numbers(
+        self, name: str, count: int, default: Sequence[float] | None = None
+    ) -> Sequence[float]:
+        """Return a list of `count` numbers, or `default` where the field is null or not there.
+
+        Raises:
+            StageError: It is none.
+        """
+        if default is not None and self._is_unset(name):
+            return default
+        value = self._get(name, None)
+        is_list = isinstance(value, list) and len(value) == count
+        if not is_list or not all(type(item) in {int, float} for item in value):
+            raise StageError(f"config.json: {name} must be a list of {count} numbers")
+        return [float(item) for item in value]
+
     def flag(self, name: str, *, default: bool) -> bool:
         """Return true or false.
 
@@ -92,7 +129,7 @@ class Config:
         if value not in (options := sorted(known)):
             raise UnsupportedError(
                 f"config.json: {name} is {value!r}; supported: {', '.join(options)}. "
-                "Try --engine optimum"
+                f"{self._way_out}"
             )
         return str(value)
 
@@ -106,12 +143,25 @@ class Config:
         if value not in values:
             raise UnsupportedError(
                 f"config.json: {name} is {value!r}, which changes the computation; supported: "
-                f"{', '.join(repr(v) for v in values)}. Try --engine optimum"
+                f"{', '.join(repr(v) for v in values)}. {self._way_out}"
             )
 
     def inert(self, *names: str) -> None:
         """Pass over fields that this family's code in transformers never reads for the task."""
         self._asked.update(names)
+
+    def section(self, name: str) -> Config | None:
+        """Return the fields of an object, which has a `finish` of its own; None where it is null.
+
+        Raises:
+            StageError: It is no object.
+        """
+        if self._is_unset(name):
+            return None
+        value = self._get(name, None)
+        if not isinstance(value, dict):
+            raise StageError(f"config.json: {name} is {value!r}, must be an object")
+        return Config(value, way_out=self._way_out)
 
     def is_null(self, name: str) -> bool:
         """Say whether the field is there and null, where that is not its default."""
@@ -140,9 +190,13 @@ class Config:
             if name not in self._asked and value is not None and not name.startswith("_"):
                 raise UnsupportedError(
                     f"config.json: the field {name!r} ({value!r}) is not known to the native "
-                    "export and may change the computation. Try --engine optimum, or remove the "
+                    f"export and may change the computation. {self._way_out}, or remove the "
                     "field if it does nothing"
                 )
+
+    def _is_unset(self, name: str) -> bool:
+        self._asked.add(name)
+        return self._fields.get(name) is None
 
     def _get(self, name: str, default: Any) -> Any:
         self._asked.add(name)

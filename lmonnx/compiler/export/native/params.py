@@ -15,17 +15,22 @@ _OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNor
 
 
 class Params:
-    """Read tensors by name; `prefix` is what the base model's names start with, if they do."""
+    """Read tensors by name.
 
-    def __init__(self, weights: Weights, prefix: str, task: str = "") -> None:
+    `prefix` is what the base model's names start with, if they do; `base` is what a family file's
+    names start with and the base model's own may not.
+    """
+
+    def __init__(self, weights: Weights, prefix: str, task: str = "", *, base: str = "") -> None:
         self._weights = weights
         self._names = frozenset(weights.names())
         self._prefix = prefix
+        self._base = base
         self._task = task
 
     def of_head(self, task: str) -> Params:
         """Return the same tensors; where one is missing there is no head for `task`."""
-        return Params(self._weights, self._prefix, task)
+        return Params(self._weights, self._prefix, task, base=self._base)
 
     def read(self, name: str, *shape: int) -> NDArray[np.float32]:
         """Return one tensor in float32.
@@ -57,7 +62,8 @@ class Params:
         old = name
         for new_end, old_end in _OLD_NAMES.items():
             old = old.removesuffix(new_end) + old_end if old.endswith(new_end) else old
-        for candidate in (self._prefix + name, name, self._prefix + old, old):
+        short = name.removeprefix(self._base)
+        for candidate in (self._prefix + name, name, self._prefix + old, old, short):
             if candidate in self._names:
                 return candidate
         if not self._task:

@@ -21,6 +21,7 @@ from tests import tiny, tiny_more
 pytestmark = pytest.mark.compiler
 
 WRITERS = {**tiny.WRITERS, **tiny_more.WRITERS}
+ENCODER_TASKS = [task for task in Task if task is not Task.TEXT_GENERATION]
 TOKENS = ("batch_size", "sequence_length")
 ENTAILS = {"0": "contradiction", "1": "neutral", "2": "Entailment"}
 
@@ -62,7 +63,7 @@ def shapes(task, config):
     }[task]
 
 
-@pytest.mark.parametrize("task", Task)
+@pytest.mark.parametrize("task", ENCODER_TASKS)
 @pytest.mark.parametrize("family", WRITERS)
 def test_every_task_is_built_and_described(tmp_path, family, task):
     bundle = exported(tmp_path, family, task)
@@ -75,10 +76,10 @@ def test_every_task_is_built_and_described(tmp_path, family, task):
 
 
 def test_every_family_has_every_task():
-    assert all(family.heads.keys() == set(Task) for family in FAMILIES.values())
+    assert all(family.heads.keys() == set(ENCODER_TASKS) for family in FAMILIES.values())
 
 
-@pytest.mark.parametrize("task", [t for t in Task if t not in {Task.TEXT_RANKING}])
+@pytest.mark.parametrize("task", [t for t in ENCODER_TASKS if t is not Task.TEXT_RANKING])
 @pytest.mark.parametrize("family", WRITERS)
 def test_a_text_is_answered_alike_alone_and_padded(tmp_path, family, task):
     bundle = exported(tmp_path, family, task)
@@ -148,7 +149,7 @@ def test_a_bias_may_be_stored_under_the_decoders_name(tmp_path):
 
 # What has no head, and settings ----------------------------------------------------------------
 
-HEADLESS = [t for t in Task if t is not Task.FEATURE_EXTRACTION]
+HEADLESS = [t for t in ENCODER_TASKS if t is not Task.FEATURE_EXTRACTION]
 
 
 @pytest.mark.parametrize("task", HEADLESS)

@@ -1,0 +1,128 @@
+"""Factors a channel that cost nothing at run time: what makes a value is divided by them.
+
+Where a value comes from a norm, the norm's weight is divided; where it is act(gate) · up, the
+columns of up are. The rows of the matrices that read it are multiplied, so the function stays.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lmonnx.compiler.quantize.layers import Layer
+
+Floats = NDArray[np.float32]
+_NORMS = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
+
+
+@dataclass(frozen=True, slots=True)
+class Fold:
+    """Where the factors of a value can go: constant `vectors`, or columns of a product.
+
+    `start` is the first of those columns in the product's matrix.
+    """
+
+    vectors: tuple[str, ...] = ()
+    matrix: str | None = None
+    start: int = 0
+
+
+@dataclass(slots=True)
+class Factors:
+    """What to multiply constants by: vectors, and the rows and columns of matrices (K, N)."""
+
+    vectors: dict[str, Floats] = field(default_factory=dict)
+    rows: dict[str, Floats] = field(default_factory=dict)
+    columns: dict[str, tuple[int, Floats]] = field(default_factory=dict)
+    values: dict[str, Floats] = field(default_factory=dict)  # what a value is divided by
+
+    def add(self, value: str, fold: Fold, readers: Sequence[Layer], factors: Floats) -> None:
+        """Divide a value by `factors`, (K,), and multiply what reads it."""
+        inverse = (1 / factors).astype(np.float32)
+        for name in fold.vectors:
+            self.vectors[name] = inverse
+        if fold.matrix is not None:
+            self.columns[fold.matrix] = fold.start, inverse
+        for layer in readers:
+            self.rows[layer.weight] = factors
+        self.values[value] = factors
+
+    def apply(self, weight: str, matrix: Floats) -> Floats:
+        """Return a matrix (K, N) with its factors."""
+        if weight in self.rows:
+            matrix = matrix * self.rows[weight][:, None]
+        if weight in self.columns:
+            start, factors = self.columns[weight]
+            matrix = np.array(matrix)
+            matrix[:, start : start + len(factors)] *= factors
+        return matrix
+
+
+def find_folds(model: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, Fold]:
+    """Return where the factors of the values that layers read can go.
+
+    A value that something else reads too has none.
+    """
+    graph = model.graph
+    readers: dict[str, list[str]] = {}
+    for node in graph.node:
+        for name in node.input:
+            readers.setdefault(name, []).append(node.output[0])
+    for output in graph.output:
+        readers.setdefault(output.name, []).append("")
+    seen = _Graph(model, readers)
+    found: dict[str, Fold] = {}
+    for value in dict.fromkeys(layer.value for layer in layers):
+        maker = seen.makers.get(value)
+        reading = sum(layer.value == value for layer in layers)
+        if maker is None or len(readers[value]) != reading:
+            continue
+        if fold := _FOLDS.get(maker.op_type, _none)(seen, maker):
+            found[value] = fold
+    return found
+
+
+class _Graph:
+    def __init__(self, model: onnx.ModelProto, readers: Mapping[str, Sequence[str]]) -> None:
+        self.makers = {name: node for node in model.graph.node for name in node.output}
+        self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
+        self.readers = readers
+
+    def alone(self, value: str) -> bool:
+        return len(self.readers[value]) == 1
+
+
+def _none(graph: _Graph, node: onnx.NodeProto) -> Fold | None:
+    del graph, node
+    return None
+
+
+def _norm(graph: _Graph, node: onnx.NodeProto) -> Fold | None:
+    vectors = tuple(name for name in node.input[1:] if name)
+    return Fold(vectors) if all(map(graph.alone, vectors)) else None
+
+
+def _gated(graph: _Graph, node: onnx.NodeProto) -> Fold | None:
+    """Follow the factor that comes straight from a product's columns, through a Split."""
+    for value in node.input:
+        split = graph.makers.get(value)
+        if split is None or split.op_type != "Split" or not graph.alone(value):
+            continue
+        product, sizes = graph.makers.get(split.input[0]), graph.constants.get(split.input[1])
+        if product is None or product.op_type != "MatMul" or sizes is None:
+            continue
+        place = list(split.output).index(value)
+        start = int(onnx.numpy_helper.to_array(sizes)[:place].sum())
+        if graph.alone(product.output[0]) and graph.alone(product.input[1]):
+            return Fold(matrix=product.input[1], start=start)
+    return None
+
+
+_FOLDS: Mapping[str, Callable[[_Graph, onnx.NodeProto], Fold | None]] = {
+    **dict.fromkeys(_NORMS, _norm),
+    "Mul": _gated,
+}

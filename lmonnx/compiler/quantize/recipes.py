@@ -1,0 +1,108 @@
+"""What each method makes of a decoder: which products are held how, and what is smoothed first."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+import onnx
+
+from lmonnx.bundle.manifest import Precision
+from lmonnx.compiler.quantize.blocks import BLOCK_SIZES
+from lmonnx.compiler.quantize.decoder_graph import BY_ROWS, CALIBRATED, Form
+from lmonnx.compiler.quantize.layers import find_layers, is_lookup, node_name
+
+
+class Method(StrEnum):
+    """How weights, and activations, become integers."""
+
+    DYNAMIC = "dynamic"  # int8 by rows: many rows at once
+    WEIGHT_ONLY = "weight-only"  # in blocks: few rows at once (decoders)
+    BOTH = "both"  # a graph of each (decoders)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """One graph of a bundle: how its products are held, and whether activations are smoothed."""
+
+    role: str
+    body: Form
+    head: Form
+    smoothed: bool
+
+    @property
+    def is_calibrated(self) -> bool:
+        """Say whether text has to be run through the model to make it."""
+        return self.smoothed or self.body.bits in CALIBRATED
+
+
+# By bits. Of few bits the head loses most, but it is a fifth of a small model's bytes.
+HEADS = {4: Form(4, 32), 8: Form(8, 64)}
+HEAD_BITS = 8
+BLOCK_SIZE = 64
+# How much perplexity may rise unasked. Q4_0 of llama.cpp takes a model of 135M parameters up by
+# 19%, one of 7B by 2%: what is too much for a model only its user knows.
+DROPS: Mapping[tuple[Method, int], float] = {
+    (Method.WEIGHT_ONLY, 8): 0.01,
+    (Method.WEIGHT_ONLY, 4): 0.2,
+    (Method.DYNAMIC, 8): 0.05,
+    (Method.DYNAMIC, 4): 0.05,
+    (Method.BOTH, 8): 0.05,
+    (Method.BOTH, 4): 0.2,
+}
+PRECISIONS = {4: Precision.INT4, 8: Precision.INT8}
+
+
+def plans(
+    method: Method, bits: int, block_size: int, head_bits: int = HEAD_BITS
+) -> tuple[Plan, ...]:
+    """Return the graphs of a method, the one that prefills first.
+
+    Args:
+        method: One of three.
+        bits: Of weights in blocks, 4 or 8.
+        block_size: How many of them share a scale.
+        head_bits: Of the head of graphs in blocks, 4 or 8; by rows it has 8.
+    """
+    rows = Plan("model", BY_ROWS, HEADS[8], smoothed=True)
+    body, head = Form(bits, block_size), HEADS[max(bits, head_bits)]
+    return {
+        Method.DYNAMIC: (rows,),
+        Method.WEIGHT_ONLY: (Plan("model", body, head, smoothed=False),),
+        Method.BOTH: (rows, Plan("lone", body, head, smoothed=False)),
+    }[method]
+
+
+def forms(model: onnx.ModelProto, plan: Plan, kept: Collection[str]) -> dict[str, Form]:
+    """Return how each layer of a decoder's graph is held, but for those that are kept.
+
+    A table is looked up by blocks that leave no remainder, so its width may ask for smaller ones,
+    or for none.
+    """
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    layers = find_layers(model)
+    tied = {layer.weight for layer in layers if layer.rows}
+    tables = {n.input[0]: node_name(n) for n in model.graph.node if is_lookup(n)}
+    found: dict[str, Form] = {}
+    for layer in layers:
+        found[layer.name] = plan.body
+        if layer.rows or shapes[layer.weight][1] == _vocabulary(shapes, tables):
+            found[layer.name] = plan.head
+    for table, name in tables.items():
+        form = _fitting(plan.head, shapes[table][1])
+        if table not in tied:
+            found[name] = form
+        else:
+            found |= {layer.name: form for layer in layers if layer.weight == table}
+    return {name: form for name, form in found.items() if name not in kept and form.bits}
+
+
+def _vocabulary(shapes: Mapping[str, tuple[int, ...]], tables: Mapping[str, str]) -> int:
+    return max((shapes[name][0] for name in tables), default=0)
+
+
+def _fitting(form: Form, width: int) -> Form:
+    """Return the form with the largest blocks that divide a width, or one of no bits."""
+    sizes = [size for size in BLOCK_SIZES if size <= form.block_size and width % size == 0]
+    return Form(form.bits, max(sizes)) if sizes else Form(0, 0)

@@ -1,0 +1,103 @@
+"""Who runs next: jobs wait in line, prompts are read in turn, a piece a step."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+
+from lmonnx.errors import InputError
+from lmonnx.runtime.generate.request import Job
+from lmonnx.runtime.generate.slots import Slots, common_prefix
+
+# Tokens of a prompt that run at once: alone, and while others wait for their next token.
+ALONE, IN_COMPANY = 512, 64
+# A call that gives the logits of many tokens gives at most 64 MiB of them.
+MOST_LOGITS = 2**24
+# A job waits for a prompt that is being read if it would save so many tokens.
+WORTH_WAITING = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The tokens of a job's prompt to run now, and the logits of how many of the last to keep."""
+
+    job: Job
+    start: int
+    stop: int
+    keep: int
+
+    @property
+    def is_last(self) -> bool:
+        """Whether the prompt ends here."""
+        return self.stop == len(self.job.prompt)
+
+
+class Scheduler:
+    """The line of jobs: first come, first served."""
+
+    def __init__(self, slots: Slots, *, count: int, context: int, vocabulary: int) -> None:
+        self._slots = slots
+        self._count, self._context = count, context
+        self._most_kept = max(1, MOST_LOGITS // vocabulary)
+        self.waiting: deque[Job] = deque()
+        self.reading: deque[Job] = deque()  # their slots are taken, their prompts not yet read
+
+    def check(self, job: Job) -> None:
+        """Refuse a job that could never run.
+
+        Raises:
+            InputError: It needs more tokens or more slots than there are; the message says both.
+        """
+        length = len(job.prompt)
+        if not length:
+            raise InputError("the prompt has no tokens; give some text")
+        if length + min(job.room, 1) > self._context:
+            raise InputError(
+                f"the prompt has {length} tokens, the context {self._context}; "
+                "shorten it, or load the bundle with a larger `context`"
+            )
+        if length + job.room > self._context:
+            raise InputError(
+                f"{length} tokens of prompt and max_new_tokens {job.room} are more than the "
+                f"context of {self._context}; at most {self._context - length} new ones fit"
+            )
+        if job.width > self._count:
+            raise InputError(
+                f"num_beams is {job.width}, the cache has {self._count} slots; "
+                f"load the bundle with slots={job.width}, or ask for fewer beams"
+            )
+
+    def admit(self) -> list[Job]:
+        """Give slots to the first in line; return those whose prompt needs no reading."""
+        ready: list[Job] = []
+        while self.waiting and self.waiting[0].width <= self._slots.idle:
+            job = self.waiting[0]
+            if self._should_wait(job):
+                break
+            self.waiting.popleft()
+            job.slots = [self._slots.claim(job.prompt[: job.reads_from])]
+            job.slots += [self._slots.claim(()) for _ in range(job.width - 1)]
+            one_left = len(job.slots[0].tokens) == len(job.prompt) - 1
+            if one_left and job.width == 1 and job.reads_from == len(job.prompt) - 1:
+                ready.append(job)
+            else:
+                self.reading.append(job)
+        return ready
+
+    def piece(self) -> Piece | None:
+        """Return what to read now, None where every prompt is read."""
+        if not self.reading:
+            return None
+        job = self.reading[0]
+        start = len(job.slots[0].tokens)
+        size = IN_COMPANY if self._slots.live else ALONE
+        if job.reads_from < len(job.prompt) - 1:
+            size = min(size, self._most_kept)
+        stop = min(start + size, len(job.prompt))
+        return Piece(job, start, stop, max(0, stop - max(start, job.reads_from)))
+
+    def _should_wait(self, job: Job) -> bool:
+        """Say whether a prompt that is being read begins alike: its rows are copied when it is."""
+        hidden = job.prompt[: job.reads_from]
+        later = max((common_prefix(other.prompt, hidden) for other in self.reading), default=0)
+        return later - self._slots.shared(hidden) >= WORTH_WAITING

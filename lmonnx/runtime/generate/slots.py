@@ -1,0 +1,138 @@
+"""Which sequence has which slot of the cache; what idle slots still know is used again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from lmonnx.runtime.generate.kv_cache import KVCache
+
+
+@dataclass(eq=False, slots=True)
+class Slot:
+    """A place in the cache: `tokens` are those whose keys and values it holds, from the first on.
+
+    `index` changes when slots change places; whoever has a slot keeps this object.
+    """
+
+    index: int
+    tokens: list[int] = field(default_factory=list)
+    taken: bool = False
+    stamp: int = 0  # of its last use: the longest idle is given away first
+
+
+class Slots:
+    """The slots in the order of the cache: first the live ones, whose rows are one batch.
+
+    A prompt is run in a slot that is taken and not live; `join` makes it live.
+    """
+
+    def __init__(self, cache: KVCache) -> None:
+        self._cache = cache
+        self._slots = [Slot(index) for index in range(cache.slots)]
+        self._clock = 0
+        self.live = 0
+
+    @property
+    def idle(self) -> int:
+        """How many slots nobody has."""
+        return sum(not slot.taken for slot in self._slots)
+
+    def shared(self, tokens: Sequence[int]) -> int:
+        """Return how many of the first tokens some slot holds already."""
+        return max(common_prefix(slot.tokens, tokens) for slot in self._slots)
+
+    def claim(self, tokens: Sequence[int]) -> Slot:
+        """Give an idle slot that holds as many of the first tokens as any slot does.
+
+        They are used where they are, if nothing else would be lost by it, else copied.
+        """
+        known = [common_prefix(slot.tokens, tokens) for slot in self._slots]
+        source = self._slots[max(range(len(known)), key=known.__getitem__)]
+        rows = known[source.index]
+        idle = [slot for slot in self._slots if not slot.taken]
+        target = min(idle, key=lambda slot: (bool(slot.tokens), slot.stamp))
+        if not source.taken and rows and (rows == len(source.tokens) or len(idle) == 1):
+            target = source
+        if target is not source:
+            self._cache.copy(source.index, target.index, 0, rows)
+        target.tokens = list(tokens[:rows])
+        target.taken = True
+        return target
+
+    def join(self, slot: Slot) -> None:
+        """Make a taken slot live: it moves behind the last live one."""
+        self._swap(slot, self._slots[self.live])
+        self.live += 1
+
+    def leave(self, slot: Slot) -> None:
+        """Give a slot back; the last live one takes the place of one that was live."""
+        slot.taken = False
+        self._clock += 1
+        slot.stamp = self._clock
+        if slot.index < self.live:
+            self.live -= 1
+            self._swap(slot, self._slots[self.live])
+
+    def forget(self) -> None:
+        """Give back every slot, and know nothing of what is in them."""
+        self._slots = [Slot(index) for index in range(self._cache.slots)]
+        self.live = 0
+
+    def fork(self, slots: Sequence[Slot], parents: Sequence[int]) -> None:
+        """Let slot i go on from what slot `parents[i]` holds; only rows that differ are copied."""
+        before = [list(slots[parent].tokens) for parent in parents]
+        moves = {  # target: (source, start)
+            target: (parent, common_prefix(slots[target].tokens, before[target]))
+            for target, parent in enumerate(parents)
+            if parent != target
+        }
+        while moves:
+            sources = {source for source, _ in moves.values()}
+            free = [target for target in moves if target not in sources]
+            if not free:
+                self._turn(slots, moves, before)
+                break
+            for target in free:
+                source, start = moves.pop(target)
+                stop = len(before[target])
+                self._cache.copy(slots[source].index, slots[target].index, start, stop)
+        for slot, tokens in zip(slots, before, strict=True):
+            slot.tokens = tokens
+
+    def _turn(
+        self,
+        slots: Sequence[Slot],
+        moves: dict[int, tuple[int, int]],
+        before: Sequence[list[int]],
+    ) -> None:
+        """Make moves that are all in circles: read everything, then write."""
+        read = {
+            target: self._cache.read(slots[source].index, start, len(before[target]))
+            for target, (source, start) in moves.items()
+        }
+        for target, rows in read.items():
+            self._cache.write(slots[target].index, moves[target][1], rows)
+
+    def _swap(self, one: Slot, other: Slot) -> None:
+        if one is other:
+            return
+        rows = self._cache.read(other.index, 0, len(other.tokens))
+        self._cache.copy(one.index, other.index, 0, len(one.tokens))
+        self._cache.write(one.index, 0, rows)
+        one.index, other.index = other.index, one.index
+        self._slots[one.index], self._slots[other.index] = one, other
+
+
+def common_prefix(one: Sequence[int], other: Sequence[int]) -> int:
+    """Return how many first tokens two rows share."""
+    low, high = 0, min(len(one), len(other))
+    if one[:high] == other[:high]:
+        return high
+    while high - low > 1:  # one[:low] is shared, one[:high] is not
+        middle = (low + high) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low

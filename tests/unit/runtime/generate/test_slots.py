@@ -1,0 +1,125 @@
+"""Slots and what is in them: the cache always holds what the slot says it does."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmonnx.bundle.manifest import CacheSpec
+from lmonnx.runtime.generate.kv_cache import KVCache, token_bytes
+from lmonnx.runtime.generate.slots import Slots, common_prefix
+
+SPEC = CacheSpec(layers=2, heads=2, head_size=3)
+SLOTS, LENGTH = 4, 12
+rows = st.lists(st.integers(1, 3), max_size=LENGTH)
+
+
+class Machine:
+    """A pool whose graph writes each token's id, and its place, into the cache."""
+
+    def __init__(self):
+        self.cache = KVCache(SPEC, SLOTS, LENGTH)
+        self.slots = Slots(self.cache)
+        self.held = []
+
+    def write(self, slot, tokens):
+        for token in tokens[: LENGTH - len(slot.tokens)]:
+            for array in self.cache.view(slot.index, 1).values():
+                array[0, :, len(slot.tokens)] = 100 * len(slot.tokens) + token
+            slot.tokens.append(token)
+
+    def check(self):
+        slots = self.slots._slots
+        assert [slot.index for slot in slots] == list(range(SLOTS))
+        assert all(slot.taken for slot in slots[: self.slots.live])
+        assert {id(slot) for slot in slots if slot.taken} == {id(slot) for slot in self.held}
+        for slot in slots:
+            wanted = [100 * place + token for place, token in enumerate(slot.tokens)]
+            for array in self.cache.view(slot.index, 1).values():
+                assert (array[0, :, : len(wanted)] == np.array(wanted)[:, None]).all()
+
+
+@settings(max_examples=150)
+@given(st.data())
+def test_a_slot_holds_the_rows_of_its_tokens_whatever_happens(data):
+    machine = Machine()
+    slots, held = machine.slots, machine.held
+    for _ in range(data.draw(st.integers(1, 25))):
+        live = [slot for slot in held if slot.index < slots.live]
+        act = data.draw(st.sampled_from(["claim", "join", "leave", "write", "trim", "fork"]))
+        if act == "claim" and slots.idle:
+            tokens = data.draw(rows)
+            shared = slots.shared(tokens)
+            held.append(slots.claim(tokens))
+            assert held[-1].tokens == tokens[:shared]
+            machine.write(held[-1], tokens[shared:])
+        elif act == "join" and (waiting := [slot for slot in held if slot not in live]):
+            slots.join(data.draw(st.sampled_from(waiting)))
+        elif act == "leave" and held:
+            slots.leave(held.pop(data.draw(st.integers(0, len(held) - 1))))
+        elif act == "write" and held:
+            machine.write(data.draw(st.sampled_from(held)), data.draw(rows))
+        elif act == "trim" and held:
+            slot = data.draw(st.sampled_from(held))
+            del slot.tokens[data.draw(st.integers(0, len(slot.tokens))) :]
+        elif act == "fork" and live:
+            parents = data.draw(
+                st.lists(st.integers(0, len(live) - 1), min_size=len(live), max_size=len(live))
+            )
+            wanted = [list(live[parent].tokens) for parent in parents]
+            slots.fork(live, parents)
+            assert [slot.tokens for slot in live] == wanted
+        machine.check()
+
+
+def test_what_nobody_uses_is_given_away_longest_idle_first():
+    machine = Machine()
+    slots = machine.slots
+    for start in range(SLOTS):
+        slot = slots.claim([start])
+        machine.held.append(slot)
+        machine.write(slot, [start, start])
+    for slot in machine.held:
+        slots.leave(slot)
+    assert slots.claim([9]).tokens == [] and slots.shared([0, 0]) == 0 and slots.shared([1, 1]) == 2
+
+
+def test_beams_that_exchange_places_copy_what_differs(monkeypatch):
+    machine = Machine()
+    slots = [machine.slots.claim([]) for _ in range(2)]
+    machine.held += slots
+    for slot, tokens in zip(slots, ([1, 2, 3], [1, 2, 1]), strict=True):
+        machine.write(slot, tokens)
+        machine.slots.join(slot)
+    read = []
+    real = machine.cache.read
+    monkeypatch.setattr(machine.cache, "read", lambda *a: read.append(a[1:]) or real(*a))
+    machine.slots.fork(slots, [1, 0])
+    assert read == [(2, 3), (2, 3)]
+    machine.check()
+
+
+@given(rows, rows)
+def test_common_prefix_is_the_longest_shared_beginning(one, other):
+    length = common_prefix(one, other)
+    assert one[:length] == other[:length]
+    assert length in (len(one), len(other)) or one[length] != other[length]
+
+
+def test_a_cache_costs_nothing_before_it_is_written():
+    status = Path("/proc/self/statm")
+    if not status.exists():
+        pytest.skip("there is no /proc")
+    before = resident(status)
+    cache = KVCache(CacheSpec(8, 4, 64), 16, 4096)
+    assert cache.bytes == 16 * 4096 * token_bytes(CacheSpec(8, 4, 64)) >= 2**30
+    for slot in range(16):
+        for array in cache.view(slot, 1).values():
+            array[0, :, 0] = 1
+    assert resident(status) - before < 64 * 2**20
+
+
+def resident(status):
+    return int(status.read_text().split()[1]) * 4096
