@@ -1,6 +1,6 @@
-"""Time decoders on one prompt, and on eight at once, in turn; print tokens a second and ratios.
+r"""Time decoders on one prompt, and on eight at once, in turn; print tokens a second and ratios.
 
-    python benchmarks/decoders.py --bundle int4=DIR --bundle int8=DIR --gguf q4_0=FILE \\
+    python benchmarks/decoders.py --bundle int4=DIR --bundle int8=DIR --gguf q4_0=FILE \
         --gguf q8_0=FILE --genai int4=DIR --tokens IDS.json [--prompt 128] [--new 64] [--rounds 5]
 
 Every contender is a process of its own, stopped while another is timed; rounds go through all in a
@@ -94,7 +94,7 @@ def table(result: Mapping[str, Any]) -> list[str]:
     prompt, new = result["prompt"], result["new"]
     lines = ["contender | MiB | prefill tok/s | decode tok/s | together tok/s | of one | peak MiB"]
     for name, found in result["contenders"].items():
-        counts = sorted((int(key) for key in found if key.isdigit()))
+        counts = sorted(int(key) for key in found if key.isdigit())
         one, many = found[str(counts[0])], found[str(counts[-1])]
         alone = new / min(map(sum, zip(one["prefill"], one["decode"], strict=True)))
         every = min(map(sum, zip(many["prefill"], many["decode"], strict=True)))

@@ -4,8 +4,7 @@
 which some are cancelled and some wrong, prints the resident memory every 5 % (what is free already
 is given back first), and compares every answer with the one of a request that runs alone. Exits 1
 where an answer differs, or where the memory after the first 500 requests grows by more than 5 %.
-The tokenizers package keeps up to 10,000 words a thread: a small model whose tokenizer takes a
-whole text for a word (sentencepiece's) is not flat before that is full. Without BUNDLE it takes the
+Without BUNDLE it takes the
 decoder of tests, tests/unit/runtime/generate/tiny-decoder.
 """
 

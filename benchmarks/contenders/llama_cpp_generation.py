@@ -9,6 +9,12 @@ from generation import Decoder, serve
 
 CONTEXT = 512  # tokens a sequence
 SEQUENCES = 16
+WITH_DATA = True
+
+
+@api.llama_log_callback
+def QUIET(level: int, text: bytes, data: object) -> None:  # noqa: N802 - a constant for C
+    """Drop what the library says of its tensors."""
 
 
 class LlamaCpp(Decoder):
@@ -16,6 +22,7 @@ class LlamaCpp(Decoder):
 
     def prepare(self, model: str, threads: int) -> None:
         """Load the file."""
+        api.llama_log_set(QUIET, ctypes.c_void_p(0))
         api.llama_backend_init()
         self._model = api.llama_model_load_from_file(
             model.encode(), api.llama_model_default_params()
@@ -30,7 +37,7 @@ class LlamaCpp(Decoder):
 
     def round(self, prompts: list[list[int]], new: int) -> tuple[float, float]:
         """Read each prompt, then one token of every sequence a call."""
-        api.llama_memory_clear(api.llama_get_memory(self._context), True)
+        api.llama_memory_clear(api.llama_get_memory(self._context), WITH_DATA)
         batch = api.llama_batch_init(512, 0, 1)
         start = perf_counter()
         last = [self._read(batch, prompt, row) for row, prompt in enumerate(prompts)]
@@ -63,8 +70,8 @@ class LlamaCpp(Decoder):
 
     def _likeliest(self, at: int) -> int:
         row = api.llama_get_logits_ith(self._context, at)
-        values = np.ctypeslib.as_array(ctypes.cast(row, ctypes.POINTER(ctypes.c_float)), (self._words,))
-        return int(values.argmax())
+        floats = ctypes.cast(row, ctypes.POINTER(ctypes.c_float))
+        return int(np.ctypeslib.as_array(floats, (self._words,)).argmax())
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ from lmonnx.measure.parity import read_golden, require_parity, worst_parity
 Examples:
   lmonnx verify sst2 --against distilbert/distilbert-base-uncased-finetuned-sst-2-english
   lmonnx verify sst2-int8 --golden golden.json --json
+  lmonnx verify smol-int4 --against smollm2-135m-instruct-f16.gguf
 """,
 )
 @options.bundle
@@ -39,8 +40,9 @@ Examples:
 def verify(*, bundle: Path, against: str | None, golden: Path | None, as_json: bool) -> None:
     """Compare BUNDLE's raw outputs with a reference's; too far apart ends in exit code 3.
 
-    float32 may differ by 1e-4 of the outputs' range. int8 may decide 3% otherwise, near-ties
-    aside: of the texts, tokens, masks, or starts and ends of answers. Where nothing is decided
+    float32 may differ by 1e-4 of the outputs' range. int8 may decide 3% otherwise, 4 bits 10%,
+    near-ties aside: of the texts, tokens, masks, or starts and ends of answers. Of a decoder the
+    token after each text is compared, by the worst of its graphs. Where nothing is decided
     the values' correlation, or the vectors' mean cosine similarity, must be 0.97. What --against
     finds is stored in the bundle if it is near enough.
     """

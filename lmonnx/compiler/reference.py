@@ -77,13 +77,12 @@ class _Reference:
     rows: Callable[[_Asked], list[Raw]]
     truncation: str = "longest_first"
     options: Mapping[str, str] = field(default_factory=dict)  # of the class's loading
-    types: bool = True  # a tokenizer's token types are given to the model
+    decodes: bool = False
 
     def of_decoder(self) -> _Reference:
         """Return the same for a decoder."""
-        # torch's fused attention passes over the soft cap of the scores (transformers 4.57);
-        # decoders refuse types, or as GPT-2 does add the vector of a word.
-        return replace(self, options={"attn_implementation": "eager"}, types=False)
+        # torch's fused attention passes over the soft cap of the scores (transformers 4.57).
+        return replace(self, options={"attn_implementation": "eager"}, decodes=True)
 
 
 def _texts(asked: _Asked) -> list[Raw]:
@@ -150,12 +149,15 @@ def _from_folder(checkpoint: Checkpoint, reference: _Reference) -> Any:
     import transformers
 
     auto_class = getattr(transformers, reference.auto_class)
-    options = {**_LOCAL, **reference.options}
-    return auto_class.from_pretrained(checkpoint.path, dtype=torch.float32, **options).eval()
+    options = {**_LOCAL, **reference.options, "output_loading_info": True}
+    model, found = auto_class.from_pretrained(checkpoint.path, dtype=torch.float32, **options)
+    if reference.decodes and found["missing_keys"]:  # of Gemma 3 without its head it finds none
+        return _from_tensors(checkpoint, reference)
+    return model.eval()
 
 
-def _from_gguf(checkpoint: Checkpoint, reference: _Reference) -> Any:
-    """Load the tensors that our reader finds: transformers' own does not know every file.
+def _from_tensors(checkpoint: Checkpoint, reference: _Reference) -> Any:
+    """Load what our reader finds: transformers' own does not know every GGUF file.
 
     Raises:
         StageError: The model wants a tensor that is not there.
@@ -168,7 +170,9 @@ def _from_gguf(checkpoint: Checkpoint, reference: _Reference) -> Any:
     model = auto_class.from_config(config, **reference.options).float().eval()
     model.tie_weights()
     wanted, weights = dict(model.named_parameters()), checkpoint.weights()
-    stored = {name.removeprefix(f"{model.base_model_prefix}."): name for name in weights}
+    # A model without its head has shorter names; Gemma 3's class tells its prefix wrongly.
+    prefixes = (f"{model.base_model_prefix}.", "model.")
+    stored = {name.removeprefix(prefix): name for prefix in prefixes for name in weights}
     stored |= {name: name for name in weights}
     if missing := sorted(wanted.keys() - stored.keys()):
         raise StageError(f"{checkpoint.repo} has no {missing[0]}, which transformers' model wants")
@@ -186,7 +190,7 @@ def _answers(checkpoint: Checkpoint, texts: Sequence[Text], made: RawModel) -> l
     reference = _reference(manifest)
     try:
         tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.path, **_LOCAL)
-        load = _from_gguf if checkpoint.gguf else _from_folder
+        load = _from_tensors if checkpoint.gguf else _from_folder
         model = load(checkpoint, reference)
     except (OSError, ValueError, RuntimeError, ImportError) as error:
         raise StageError(f"transformers cannot load {checkpoint.repo}: {error!s:.300}") from error
@@ -198,13 +202,14 @@ def _answers(checkpoint: Checkpoint, texts: Sequence[Text], made: RawModel) -> l
     rows = []
     with torch.inference_mode():
         for start in range(0, len(texts), BATCH):
+            # Decoders refuse types, or as GPT-2 does add the vector of a word.
             encoding = tokenizer(
                 *_columns(list(texts[start : start + BATCH])),
                 padding=True,
                 truncation=reference.truncation,
                 max_length=manifest.text.max_length,
                 return_tensors="pt",
-                return_token_type_ids=None if reference.types else False,
+                return_token_type_ids=False if reference.decodes else None,
             )
             rows += reference.rows(_ask(model, encoding, made))
     return rows

@@ -55,7 +55,8 @@ def test_samples_and_beams_are_lines_of_their_own():
 
 def test_chat_applies_the_template_and_a_system_message(model):
     messages = [{"role": "system", "content": "s"}, {"role": "user", "content": "hello"}]
-    found = lines(run("run", DECODER, "--chat", "--system", "s", "hello", "--max-new-tokens", 5, "--json"))
+    asked = ("--chat", "--system", "s", "hello", "--max-new-tokens", 5, "--json")
+    found = lines(run("run", DECODER, *asked))
     assert found[0]["prompt_tokens"] == len(model.chat_prompt(messages))
     assert "--chat" in run("run", DECODER, "--system", "s", "hello").output
 

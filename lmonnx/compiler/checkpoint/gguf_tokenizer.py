@@ -22,6 +22,7 @@ from lmonnx.compiler.checkpoint.gguf_vocabulary import (
     finish,
     read_vocabulary,
 )
+from lmonnx.compiler.checkpoint.merges import scored_merges
 from lmonnx.errors import StageError, UnsupportedError
 
 Json = dict[str, Any]
@@ -183,22 +184,11 @@ def _scored_merges(
     """Return every split of a piece into two others, the best score first.
 
     A control token is nobody's product, so that text can never spell one.
-
-    Source:
-        transformers, `generate_merges`.
     """
     made = (TokenType.NORMAL, TokenType.USER_DEFINED)
-    found: list[tuple[float, str, str]] = []
-    for text, index in ids.items():
-        if vocabulary.types[index] not in made:
-            continue
-        halves = [(text[:at], text[at:]) for at in range(1, len(text))]
-        known = [(a, b) for a, b in halves if a in ids and b in ids]
-        known.sort(key=lambda pair: (ids[pair[0]], ids[pair[1]]))
-        found += [(scores[index], a, b) for a, b in known]
-    # The sort is stable, and reversed it keeps equal ones in their order.
-    found.sort(key=lambda merge: (merge[0], len(merge[1]), len(merge[2])), reverse=True)
-    return [[a, b] for _, a, b in found]
+    kinds = vocabulary.types
+    by_text = {text: scores[index] for text, index in ids.items() if kinds[index] in made}
+    return [[a, b] for a, b in scored_merges(by_text, ids)]
 
 
 def _bpe(ids: Mapping[str, int], merges: list[list[str]], *, ignore_merges: bool = False) -> Json:

@@ -92,8 +92,8 @@ def _snapshot(repo: str, revision: str | None) -> Path:
     if not wanted:
         raise StageError(
             f"{repo} has no model.safetensors, pytorch_model.bin or ONNX graph; a checkpoint of"
-            " TensorFlow or JAX must be saved as safetensors first, and of GGUF download the file and"
-            " give its path"
+            " TensorFlow or JAX must be saved as safetensors first, and of GGUF download the file"
+            " and give its path"
         )
     patterns = [glob.escape(file) for file in wanted]
     return Path(snapshot_download(repo, revision=revision, allow_patterns=patterns))

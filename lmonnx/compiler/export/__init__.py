@@ -22,6 +22,7 @@ from lmonnx.bundle.manifest import (
 )
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export import adopt, traced
+from lmonnx.compiler.export.adopt_decoder import adopt_decoder, find_decoders
 from lmonnx.compiler.export.embedding import export_embedding
 from lmonnx.compiler.export.generation import export_generation
 from lmonnx.compiler.export.heads import detect_task, read_head
@@ -129,14 +130,13 @@ class _Built:
 
 
 def _auto(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
-    if task is Task.TEXT_GENERATION:
-        return _native(checkpoint, task, draft, variant)
-    if adopt.find_graphs(checkpoint) and not _has_weights(checkpoint):
+    find = find_decoders if task is Task.TEXT_GENERATION else adopt.find_graphs
+    if find(checkpoint) and not _has_weights(checkpoint):
         return _adopt(checkpoint, task, draft, variant)
     try:
         return _native(checkpoint, task, draft, variant)
     except UnsupportedError:
-        if variant or not traced.is_installed():
+        if variant or checkpoint.gguf or not traced.is_installed():
             raise
     return _optimum(checkpoint, task, draft, variant)
 
@@ -193,30 +193,35 @@ def _states(checkpoint: Checkpoint, draft: Draft) -> _Built:
 
 
 def _adopt(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
-    _refuse_decoder(task, Engine.ADOPT)
+    if task is Task.TEXT_GENERATION:
+        return _adopted(Engine.ADOPT, checkpoint, checkpoint, draft, variant)
     graph, precision = adopt.adopt_graph(checkpoint, task, draft, variant)
     return _Built(Engine.ADOPT, graph, adopt.max_positions(checkpoint), precision)
 
 
 def _optimum(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
     _refuse_variant(variant)
-    _refuse_decoder(task, Engine.OPTIMUM)
     with traced.traced_folder(checkpoint, task) as folder:
+        if task is Task.TEXT_GENERATION:
+            return _adopted(Engine.OPTIMUM, folder, checkpoint, draft, None)
         graph, _ = adopt.adopt_graph(folder, task, draft, None)
     return _Built(Engine.OPTIMUM, graph, adopt.max_positions(checkpoint))
+
+
+def _adopted(
+    engine: Engine, folder: Checkpoint, checkpoint: Checkpoint, draft: Draft, variant: str | None
+) -> _Built:
+    """Build a decoder from the ONNX graph of a folder, which may not be the checkpoint's own."""
+    made = adopt_decoder(folder, draft, variant)
+    generation = export_generation(
+        checkpoint, draft, context=made.context, vocabulary=made.vocabulary, cache=made.cache
+    )
+    return _Built(engine, made.graph, made.context, made.precision, Side.RIGHT, generation)
 
 
 def _refuse_variant(variant: str | None) -> None:
     if variant:
         raise UnsupportedError("--variant names an ONNX file to adopt; pass --engine adopt")
-
-
-def _refuse_decoder(task: Task, engine: Engine) -> None:
-    if task is Task.TEXT_GENERATION:
-        raise UnsupportedError(
-            f"the engine {engine} gives no graph with the cache that {task} reads and writes in "
-            "place; use --engine native"
-        )
 
 
 _BUILDERS: Mapping[Engine, Callable[[Checkpoint, Task, Draft, str | None], _Built]] = {

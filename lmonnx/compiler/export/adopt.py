@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import onnx
@@ -13,6 +14,7 @@ from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.folder import is_plain_name
 from lmonnx.bundle.manifest import GraphSpec, Precision, Task
 from lmonnx.compiler.checkpoint import Checkpoint
+from lmonnx.compiler.export.adopt_branch import subgraphs
 from lmonnx.compiler.graph import load_graph, save_graph
 from lmonnx.compiler.stage import MODEL_FILE
 from lmonnx.errors import StageError, UnsupportedError
@@ -43,20 +45,21 @@ _QUANTIZED = {
 _NEWEST_OPSET, _NEWEST_IR = 20, 10
 
 
-def find_graphs(checkpoint: Checkpoint) -> dict[str, Path]:
+def find_graphs(checkpoint: Checkpoint, stems: Sequence[str] = ("model",)) -> dict[str, Path]:
     """Return the ONNX files that may be adopted: suffix → path, the best first."""
     found: dict[str, Path] = {}
     for suffix in _SUFFIXES:
-        for path in _candidates(checkpoint.path, suffix):
+        for path in _candidates(checkpoint.path, stems, suffix):
             found.setdefault(suffix, path)
     return found
 
 
-def _candidates(folder: Path, suffix: str) -> Iterator[Path]:
+def _candidates(folder: Path, stems: Sequence[str], suffix: str) -> Iterator[Path]:
     for place in _FOLDERS:
-        path = folder / place / f"model{'_' if suffix else ''}{suffix}.onnx"
-        if path.is_file():
-            yield path
+        for stem in stems:
+            path = folder / place / f"{stem}{'_' if suffix else ''}{suffix}.onnx"
+            if path.is_file():
+                yield path
 
 
 def adopt_graph(
@@ -74,24 +77,49 @@ def adopt_graph(
         UnsupportedError: There is no such file, or its inputs and outputs are not the task's.
         StageError: The file is damaged or takes weights from outside the folder.
     """
-    path = _pick(checkpoint, variant)
+    path = pick_graph(checkpoint, variant)
+    model = read_graph(checkpoint, path)
+    _check(model, task, path)
+    with damage_told(path):
+        spec = save_graph(model, path.parent, draft.file(MODEL_FILE), MODEL_FILE)
+    return spec, precision_of(model, spec)
+
+
+def read_graph(checkpoint: Checkpoint, path: Path) -> onnx.ModelProto:
+    """Read a graph of a folder without the weights outside it, once those are seen to be there.
+
+    Raises:
+        StageError: The file is damaged or takes weights from outside the folder.
+    """
     try:
         model = load_graph(path)
     except (DecodeError, ValueError) as error:
         raise StageError(f"{path} is not an ONNX graph ({error}); fetch it again") from error
-    _check(model, task, path)
-    for tensor in model.graph.initializer:
+    for tensor in _tensors(model.graph):
         for entry in tensor.external_data:
             if entry.key == "location":
                 _check_external(checkpoint.path, path, entry.value)
+    return model
+
+
+def _tensors(graph: onnx.GraphProto) -> Iterator[TensorProto]:
+    """Yield the constants of a graph and of the graphs inside it."""
+    yield from graph.initializer
+    for inner in subgraphs(graph.node):
+        yield from _tensors(inner)
+
+
+@contextmanager
+def damage_told(path: Path) -> Iterator[None]:
+    """Say of which file a weight is damaged."""
     try:
-        spec = save_graph(model, path.parent, draft.file(MODEL_FILE), MODEL_FILE)
+        yield
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise StageError(f"a weight of {path} is damaged ({error}); fetch it again") from error
-    return spec, _precision(model, spec)
 
 
-def _precision(model: onnx.ModelProto, spec: GraphSpec) -> Precision:
+def precision_of(model: onnx.ModelProto, spec: GraphSpec) -> Precision:
+    """Return the narrowest type of a graph's weights."""
     if _QUANTIZED & spec.operators.keys():
         return Precision.INT8
     halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
@@ -110,12 +138,19 @@ def _check_external(folder: Path, path: Path, location: str) -> None:
         raise StageError(f"{path} needs {location} beside it, which is missing; fetch it again")
 
 
-def _pick(checkpoint: Checkpoint, variant: str | None) -> Path:
-    found = find_graphs(checkpoint)
+def pick_graph(
+    checkpoint: Checkpoint, variant: str | None, stems: Sequence[str] = ("model",)
+) -> Path:
+    """Return the ONNX file to adopt: of a variant, or else the best there is.
+
+    Raises:
+        UnsupportedError: There is none; the message lists what is there.
+    """
+    found = find_graphs(checkpoint, stems)
     if variant is None and found:
         return next(iter(found.values()))
     if variant is not None:
-        for path in _candidates(checkpoint.path, variant.removeprefix("_")):
+        for path in _candidates(checkpoint.path, stems, variant.removeprefix("_")):
             return path
     there = ", ".join(path.name for path in found.values()) or "none"
     raise UnsupportedError(
@@ -139,6 +174,15 @@ def _check(model: onnx.ModelProto, task: Task, path: Path) -> None:
         )
     if any(value.type.tensor_type.elem_type != TensorProto.INT64 for value in taken):
         raise UnsupportedError(f"{path.name} takes ids that are not int64; export it again")
+    check_versions(model, path)
+
+
+def check_versions(model: onnx.ModelProto, path: Path) -> None:
+    """Refuse an opset that not every client of a bundle reads.
+
+    Raises:
+        UnsupportedError: It is newer.
+    """
     opset = max((o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}), default=0)
     if not 0 < opset <= _NEWEST_OPSET:
         raise UnsupportedError(

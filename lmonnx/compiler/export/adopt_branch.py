@@ -48,7 +48,7 @@ def rename_values(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> 
         for values in (node.input, node.output):
             for index, name in enumerate(values):
                 values[index] = names.get(name, name)
-        for graph in _subgraphs(node):
+        for graph in subgraphs([node]):
             rename_values(graph.node, names)
             for value in graph.output:
                 value.name = names.get(value.name, value.name)
@@ -69,7 +69,7 @@ def drop_dead(graph: onnx.GraphProto) -> None:
 def read_values(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the names of what a node reads, also from within the graphs inside it."""
     yield from node.input
-    for graph in _subgraphs(node):
+    for graph in subgraphs([node]):
         yield from (value.name for value in graph.output)
         for inner in graph.node:
             yield from read_values(inner)
@@ -84,8 +84,9 @@ def constant_values(graph: onnx.GraphProto) -> set[str]:
     return known
 
 
-def _subgraphs(node: onnx.NodeProto) -> Iterator[onnx.GraphProto]:
-    for attribute in node.attribute:
+def subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
+    """Yield the graphs that are attributes of nodes."""
+    for attribute in (each for node in nodes for each in node.attribute):
         if attribute.type == onnx.AttributeProto.GRAPH:
             yield attribute.g
         yield from attribute.graphs

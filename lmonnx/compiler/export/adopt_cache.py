@@ -206,7 +206,7 @@ def _let_through(graph: onnx.GraphProto) -> None:
 
 
 def _cut_logits(graph: onnx.GraphProto, g: Around, first: str) -> list[onnx.NodeProto]:
-    """Return the graph's nodes with what comes before `first` cut off, before the head if it can."""
+    """Return the graph's nodes with all before `first` cut off, ahead of the head if it can."""
     end, axis = g.ints([_END]), g.ints([1])
     head = _head(graph)
     if head is None:

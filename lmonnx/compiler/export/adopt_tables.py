@@ -28,7 +28,19 @@ def store_once(model: onnx.ModelProto, folder: Path) -> None:
     """
     rename_values(model.graph.node, _equal(model.graph, folder))
     _tie(model, folder)
+    _look_up_ids(model.graph)
     drop_dead(model.graph)
+
+
+def _look_up_ids(graph: onnx.GraphProto) -> None:
+    """Let tables be looked up by input_ids themselves, not by a view of two axes, as OPT's is."""
+    makers = {name: node for node in graph.node for name in node.output}
+    for node in list(graph.node):
+        if node.op_type == "Reshape" and node.input[0] == "input_ids":
+            shape = makers.get(node.input[1])
+            if shape is not None and shape.op_type == "Concat" and len(shape.input) == 2:
+                rename_values(graph.node, {node.output[0]: "input_ids"})
+                graph.node.remove(node)
 
 
 def _equal(graph: onnx.GraphProto, folder: Path) -> dict[str, str]:

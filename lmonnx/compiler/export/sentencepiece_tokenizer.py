@@ -7,7 +7,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -23,6 +23,7 @@ from tokenizers import (
 from tokenizers.processors import TemplateProcessing
 
 from lmonnx.compiler.checkpoint import Checkpoint
+from lmonnx.compiler.checkpoint.merges import scored_merges
 from lmonnx.compiler.export.added_tokens import STRIP_MASK, add_tokens, special_tokens, token_id
 from lmonnx.compiler.export.sentencepiece_model import (
     Algorithm,
@@ -80,7 +81,7 @@ class SentencePieceClass:
         except Exception as error:  # the package raises plain Exception
             said = " ".join(str(error).split())
             raise StageError(f"{self.file} is not a usable model ({said})") from error
-        tokenizer.add_tokens(list(_added_pieces(model)))
+        tokenizer.add_tokens(list(added_pieces(model)))
         tokenizer.normalizer = normalizers.Sequence(steps)
         cut: list[Any] = [pre_tokenizers.Metaspace(_SPACE, prepend_scheme="always")]
         if switches.get("split_by_punct"):
@@ -98,7 +99,8 @@ class SentencePieceClass:
         by_text = {text: index for index, (text, _) in enumerate(vocabulary)}
         if model.unknown not in by_text:
             raise ValueError(f"it has no piece {model.unknown!r}, the unknown one")
-        merges = _merges(model, dict(vocabulary))
+        ids = {piece.text: index for index, piece in enumerate(model.pieces)}
+        merges = scored_merges(dict(vocabulary), ids)
         return models.BPE(by_text, merges, unk_token=model.unknown, fuse_unk=True)
 
     def _add_special(
@@ -125,30 +127,14 @@ def _switches(settings: Settings, defaults: Mapping[str, bool]) -> dict[str, boo
     return found
 
 
-def _added_pieces(model: SentencePieceModel) -> Iterator[AddedToken]:
-    """Yield the pieces that are matched in the text as they stand."""
+def added_pieces(
+    model: SentencePieceModel, *, special: Collection[str] = ()
+) -> Iterator[AddedToken]:
+    """Yield the pieces that are matched in the text as they stand; `special` are so too."""
     for piece in model.pieces:
         if piece.type in {PieceType.CONTROL, PieceType.USER_DEFINED}:
-            special = piece.type is PieceType.CONTROL
-            yield AddedToken(piece.text, normalized=False, special=special)
-
-
-def _merges(model: SentencePieceModel, scores: Mapping[str, float]) -> list[tuple[str, str]]:
-    """Return the merges that a BPE model does not store: every split of a piece into two others.
-
-    Source:
-        transformers, `generate_merges`.
-    """
-    ids = {piece.text: index for index, piece in enumerate(model.pieces)}
-    found = []
-    for text, score in scores.items():
-        halves = [(text[:at], text[at:]) for at in range(1, len(text))]
-        known = [(a, b) for a, b in halves if a in ids and b in ids]
-        known.sort(key=lambda pair: (ids[pair[0]], ids[pair[1]]))
-        found += [(score, a, b) for a, b in known]
-    # The sort is stable, and reversed it keeps equal ones in their order.
-    found.sort(key=lambda merge: (merge[0], len(merge[1]), len(merge[2])), reverse=True)
-    return [(a, b) for _, a, b in found]
+            marked = piece.type is PieceType.CONTROL or piece.text in special
+            yield AddedToken(piece.text, normalized=False, special=marked)
 
 
 # Vocabularies ------------------------------------------------------------------------------------

@@ -6,11 +6,12 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from lmonnx.bundle.manifest import Task
 from lmonnx.compiler.checkpoint import Checkpoint
@@ -18,10 +19,17 @@ from lmonnx.compiler.graph import OPSET
 from lmonnx.errors import StageError, UnsupportedError
 
 # Where optimum has another name: one graph serves these tasks.
-_OPTIMUM_TASKS = {
+_OPTIMUM_TASKS: Mapping[Task, str] = {
     Task.TEXT_RANKING: Task.TEXT_CLASSIFICATION,
     Task.ZERO_SHOT_CLASSIFICATION: Task.TEXT_CLASSIFICATION,
+    Task.TEXT_GENERATION: "text-generation-with-past",
 }
+
+# Decoders that optimum 0.1 traces without position_ids, though their models take them.
+_COUNTING = frozenset({"gemma", "gemma2", "gemma3_text", "gpt_oss", "nemotron"})
+
+# Of the scores; torch's fused attention, which is traced, passes over it (transformers 4.57).
+_SOFT_CAP = "attn_logit_softcapping"
 
 
 def is_installed() -> bool:
@@ -36,12 +44,16 @@ def traced_folder(checkpoint: Checkpoint, task: Task) -> Iterator[Checkpoint]:
     No code of the checkpoint is run, and nothing is downloaded.
 
     Raises:
-        UnsupportedError: optimum is not installed, or does not know the architecture.
+        UnsupportedError: optimum is not installed, or does not know the architecture or a field.
         StageError: Tracing failed.
     """
     if not is_installed():
         raise UnsupportedError(
             f"{checkpoint.architecture} needs the tracing engine: pip install 'lmonnx[optimum,cpu]'"
+        )
+    if checkpoint.config.get(_SOFT_CAP) is not None:
+        raise UnsupportedError(
+            f"optimum traces {checkpoint.architecture} without {_SOFT_CAP}; use --engine native"
         )
     with tempfile.TemporaryDirectory(prefix="lmonnx-trace-") as folder:
         _trace(checkpoint, task, folder)
@@ -59,7 +71,7 @@ def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
             main_export(
                 str(checkpoint.path),
                 output=folder,
-                task=_OPTIMUM_TASKS.get(task, task).value,
+                task=str(_OPTIMUM_TASKS.get(task, task)),
                 # Of a sentence-transformers model too, the encoder alone is traced.
                 library_name="transformers",
                 opset=OPSET,
@@ -67,6 +79,7 @@ def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
                 trust_remote_code=False,
                 local_files_only=True,
                 framework="pt",
+                custom_onnx_configs=_configs(checkpoint, task),
             )
         except (ValueError, KeyError) as error:
             raise UnsupportedError(f"optimum: {_first_line(error)}") from error
@@ -74,6 +87,33 @@ def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
             raise StageError(
                 f"optimum failed on {checkpoint.repo}: {_first_line(error)}"
             ) from error
+
+
+def _configs(checkpoint: Checkpoint, task: Task) -> dict[str, Any]:
+    """Return optimum's description of a decoder with `position_ids` where it has none.
+
+    Without them the graph counts from the batch's longest text on, which is wrong of the others.
+    """
+    if task is not Task.TEXT_GENERATION or checkpoint.architecture not in _COUNTING:
+        return {}
+    from optimum.exporters.tasks import TasksManager
+    from transformers import AutoConfig
+
+    make = TasksManager.get_exporter_config_constructor(
+        "onnx",
+        model_type=checkpoint.architecture,
+        task=_OPTIMUM_TASKS[task],
+        library_name="transformers",
+    )
+
+    class Positioned(make.func):  # type: ignore[misc, name-defined]
+        @property
+        def inputs(self) -> dict[str, dict[int, str]]:
+            places = {"position_ids": {0: "batch_size", 1: "sequence_length"}}
+            return {**super().inputs, **places}
+
+    config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
+    return {"model": Positioned(config, **make.keywords, use_past_in_inputs=True)}
 
 
 def _first_line(error: Exception) -> str:

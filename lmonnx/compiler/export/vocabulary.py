@@ -9,9 +9,11 @@ from functools import partial
 from typing import Any
 
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers
-from tokenizers.processors import RobertaProcessing, TemplateProcessing
+from tokenizers.processors import TemplateProcessing
 
 from lmonnx.compiler.checkpoint import Checkpoint
+from lmonnx.compiler.export import byte_level_tokenizer as byte_level
+from lmonnx.compiler.export import llama_tokenizer as llama
 from lmonnx.compiler.export import sentencepiece_tokenizer as sentencepiece
 from lmonnx.compiler.export.added_tokens import (
     STRIP_MASK,
@@ -51,7 +53,8 @@ def read_tokenizer(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Token
 def _read(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Tokenizer:
     kind = _kind(checkpoint, settings)
     stored = checkpoint.json_file(TOKENIZER)
-    if stored is not None:
+    built = kind is not None and kind.is_there(checkpoint)
+    if stored is not None and not (kind and built and kind.rebuilt(settings)):
         if kind:
             kind.apply(stored, settings)
         try:
@@ -59,7 +62,7 @@ def _read(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Tokenizer:
         except Exception as error:  # the package raises plain Exception
             path = checkpoint.path / TOKENIZER
             raise StageError(f"{path} is not a tokenizer ({error}); fetch it again") from error
-    if kind and all((checkpoint.path / name).is_file() for name in kind.files):
+    if kind and built:
         try:
             return kind.build(checkpoint, settings)
         except (TypeError, ValueError, AttributeError) as error:
@@ -114,40 +117,6 @@ def _wordpiece_between(
     return tokenizer
 
 
-def _byte_bpe(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Tokenizer:
-    """Build RobertaTokenizerFast's tokenizer from vocab.json and merges.txt.
-
-    Source:
-        transformers, `RobertaConverter`.
-    """
-    vocabulary = checkpoint.json_file("vocab.json") or {}
-    lines = _text(checkpoint, "merges.txt").split("\n")
-    pairs = [line.split(" ") for line in lines if line and not line.startswith("#version")]
-    if any(len(pair) != 2 for pair in pairs):
-        raise StageError("merges.txt has a line that is not two tokens; fetch it again")
-    merges = [(first, second) for first, second in pairs]
-    prefix = settings.get("add_prefix_space", False)
-    special = special_tokens(checkpoint, settings, _ROBERTA_TOKENS, STRIP_MASK)
-    try:
-        model = models.BPE(vocabulary, merges, continuing_subword_prefix="", end_of_word_suffix="")
-    except Exception as error:  # the package raises plain Exception
-        said = " ".join(str(error).split())
-        raise StageError(f"vocab.json and merges.txt do not fit together ({said})") from error
-    tokenizer = Tokenizer(model)
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=prefix)
-    tokenizer.decoder = decoders.ByteLevel()
-    add_tokens(tokenizer, checkpoint, settings, special)
-    cls, sep = special["cls"].content, special["sep"].content
-    # Both by position: tokenizers 0.23 renamed `cls`.
-    tokenizer.post_processor = RobertaProcessing(
-        (sep, token_id(tokenizer, sep)),
-        (cls, token_id(tokenizer, cls)),
-        add_prefix_space=prefix,
-        trim_offsets=settings.get("trim_offsets", True),
-    )
-    return tokenizer
-
-
 def _apply_bert(
     stored: dict[str, Any], settings: Mapping[str, Any], *, chinese: bool = True
 ) -> None:
@@ -180,12 +149,16 @@ class _Kind:
     files: tuple[str, ...]
     build: Callable[[Checkpoint, Mapping[str, Any]], Tokenizer]
     apply: Callable[[dict[str, Any], Mapping[str, Any]], None]
+    rebuilt: Callable[[Mapping[str, Any]], bool] = lambda _: False  # in place of tokenizer.json
+
+    def is_there(self, checkpoint: Checkpoint) -> bool:
+        """Say whether a checkpoint has all that the tokenizer is built of."""
+        return all((checkpoint.path / name).is_file() for name in self.files)
 
 
 _WORDPIECE = _Kind(("vocab.txt",), _wordpiece, _apply_bert)
 # MPNetTokenizerFast leaves what tokenizer.json says of Chinese characters.
 _MPNET = _Kind(("vocab.txt",), _mpnet, partial(_apply_bert, chinese=False))
-_BYTE_BPE = _Kind(("vocab.json", "merges.txt"), _byte_bpe, _apply_roberta)
 _SENTENCEPIECE = {
     "AlbertTokenizer": sentencepiece.ALBERT,
     "CamembertTokenizer": sentencepiece.CAMEMBERT,
@@ -197,8 +170,12 @@ _KINDS = {
     "BertTokenizer": _WORDPIECE,
     "DistilBertTokenizer": _WORDPIECE,
     "ElectraTokenizer": _WORDPIECE,
+    "GPT2Tokenizer": _Kind(byte_level.FILES, byte_level.build_gpt2, _apply_none),
+    "GemmaTokenizer": _Kind((llama.FILE,), llama.build_gemma, _apply_none),
+    "LlamaTokenizer": _Kind((llama.FILE,), llama.build_llama, _apply_none, llama.is_rebuilt),
     "MPNetTokenizer": _MPNET,
-    "RobertaTokenizer": _BYTE_BPE,
+    "Qwen2Tokenizer": _Kind(byte_level.FILES, byte_level.build_qwen2, _apply_none),
+    "RobertaTokenizer": _Kind(byte_level.FILES, byte_level.build_roberta, _apply_roberta),
 }
 _BY_ARCHITECTURE = {
     "albert": "AlbertTokenizer",
@@ -207,7 +184,17 @@ _BY_ARCHITECTURE = {
     "deberta-v2": "DebertaV2Tokenizer",
     "distilbert": "DistilBertTokenizer",
     "electra": "ElectraTokenizer",
+    "gemma": "GemmaTokenizer",
+    "gemma2": "GemmaTokenizer",
+    "gemma3_text": "GemmaTokenizer",
+    "gpt2": "GPT2Tokenizer",
+    "granite": "GPT2Tokenizer",
+    "llama": "LlamaTokenizer",
+    "mistral": "LlamaTokenizer",
     "mpnet": "MPNetTokenizer",
+    "phi3": "LlamaTokenizer",
+    "qwen2": "Qwen2Tokenizer",
+    "qwen3": "Qwen2Tokenizer",
     "roberta": "RobertaTokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }

@@ -17,7 +17,7 @@ from lmonnx.compiler.quantize.decoder import Choice, quantize_decoder
 from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
 from lmonnx.compiler.quantize.gate import Drop, Gate, open_gate
 from lmonnx.compiler.quantize.layers import Layer, find_layers
-from lmonnx.compiler.quantize.recipes import BLOCK_SIZE, HEAD_BITS, Method
+from lmonnx.compiler.quantize.recipes import BLOCKS, HEAD_BITS, Method
 from lmonnx.compiler.quantize.sensitivity import rank_layers
 from lmonnx.compiler.stage import MODEL_FILE, copy_text, finish, make_step
 from lmonnx.errors import GateError, InputError, StageError
@@ -54,7 +54,7 @@ def quantize(
     method: str | None = None,
     granularity: str = Granularity.ROW,
     bits: int = 4,
-    block_size: int = BLOCK_SIZE,
+    block_size: int | None = None,
     head_bits: int = HEAD_BITS,
     calibrate: bool = True,
     examples: Sequence[Any] | None = None,
@@ -77,7 +77,8 @@ def quantize(
             the default, and "both".
         granularity: What shares an activation scale; of decoders always a row.
         bits: Of weight-only weights, 4 or 8.
-        block_size: How many of those share a scale: 32, 64 or 128.
+        block_size: How many of those share a scale: 32, 64 or 128; None is 64 of four bits and 32
+            of eight.
         head_bits: Of a weight-only head and the table that it may be, 4 or 8.
         calibrate: Let a decoder write some text, and round so that on this and on the other half
             of the sentences its outputs stay; without it weights are rounded to the nearest, in a
@@ -102,10 +103,11 @@ def quantize(
         raise InputError(f"max_drop is {max_drop}, must be between -1 and 1")
     _check_precision(bundle)
     if is_decoder:
+        size = BLOCKS.get(bits, BLOCKS[4]) if block_size is None else block_size
         return quantize_decoder(
             bundle,
             target,
-            Choice(chosen, bits, block_size, head_bits, max_drop, calibrate),
+            Choice(chosen, bits, size, head_bits, max_drop, calibrate),
             text=text,
             keep=_kept(bundle, keep),
             force=force,

@@ -40,7 +40,8 @@ class Plan:
 # By bits. Of few bits the head loses most, but it is a fifth of a small model's bytes.
 HEADS = {4: Form(4, 32), 8: Form(8, 64)}
 HEAD_BITS = 8
-BLOCK_SIZE = 64
+# By bits: where weights are nearly exact, it is activations that smaller blocks are for.
+BLOCKS = {4: 64, 8: 32}
 # How much perplexity may rise unasked. Q4_0 of llama.cpp takes a model of 135M parameters up by
 # 19%, one of 7B by 2%: what is too much for a model only its user knows.
 DROPS: Mapping[tuple[Method, int], float] = {

@@ -69,7 +69,8 @@ def _costs(
     texts: Sequence[Text],
     progress: Progress,
 ) -> NDArray[np.float64]:
-    model = PIPELINES[bundle.manifest.task](bundle)
+    # A thread a batch would run batches in a session of its own, past the switches.
+    model = PIPELINES[bundle.manifest.task](bundle, SessionConfig(thread_per_batch=False))
     switched = _Switched(path, spec, len(layers))
     model.session = switched
 

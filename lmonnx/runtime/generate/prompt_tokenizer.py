@@ -4,14 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
+from lmonnx.bundle.manifest import TextSpec
 from lmonnx.errors import InputError
 from lmonnx.runtime.tokenizer import Tokenizer
 
 
 class PromptTokenizer(Tokenizer):
     """A decoder's tokenizer; a prompt is never cut."""
+
+    def __init__(self, path: Path, text: TextSpec) -> None:
+        super().__init__(path, text)
+        _remember_no_texts(self._tokenizer)
 
     def prompt(self, text: str) -> list[int]:
         """Return a prompt's ids, with the special tokens that the checkpoint puts around text.
@@ -48,6 +54,14 @@ class PromptTokenizer(Tokenizer):
         twin = type(self._tokenizer).from_str(self._tokenizer.to_str())
         twin.encode_special_tokens = True
         return twin
+
+
+def _remember_no_texts(tokenizer: Any) -> None:
+    """Empty the package's cache of words where a word is a whole text: 10,000 of them a thread."""
+    splits = tokenizer.pre_tokenizer
+    resize = getattr(tokenizer.model, "_resize_cache", None)
+    if resize is not None and (splits is None or getattr(splits, "split", True) is False):
+        resize(0)
 
 
 def _ids(tokenizer: Any, text: str) -> list[int]:

@@ -1,17 +1,21 @@
 """What parity compares of a decoder: the logits after a text's last token."""
 
+import json
+
 import numpy as np
 import pytest
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.compiler.checkpoint import open_checkpoint
 from lmonnx.compiler.export import export
+from lmonnx.compiler.quantize import quantize
 from lmonnx.errors import BundleError
 from lmonnx.measure.decisions import Decision, agreed, answer_all, decision_of
-from lmonnx.measure.next_logits import NextLogits
-from lmonnx.measure.parity import Golden, measure_parity
+from lmonnx.measure.next_logits import NextLogits, raw_models
+from lmonnx.measure.parity import Golden, measure_parity, worst_parity
 from lmonnx.runtime.tokenizer import Tokenizer
 from tests.cached import CachedGraph
+from tests.cli.command_line import run
 from tests.tiny_decoders import CONTEXT, VOCABULARY, write_llama
 
 pytestmark = pytest.mark.compiler
@@ -52,6 +56,34 @@ def test_a_decoder_is_held_to_a_golden_answer_by_its_likeliest_token(bundle):
     assert parity.max_difference == 0 and parity.agreement == 1
     assert decision_of(bundle.manifest) is Decision.BEST
     assert agreed(bundle.manifest) == "same token"
+
+
+def test_verify_holds_a_decoder_to_a_golden_file(bundle, tmp_path):
+    texts = ["a", "the film", "a good film"]
+    logits = [raw.tolist() for raw in NextLogits(bundle).raw(texts)]
+    golden = tmp_path / "golden.json"
+    golden.write_text(json.dumps({"source": "itself", "texts": texts, "logits": logits}))
+    shown = run("verify", bundle.path, "--golden", golden).stdout
+    assert "same token\t100.00%" in shown and "parity\theld" in shown
+    logits[1][0][0] += 99
+    golden.write_text(json.dumps({"source": "itself", "texts": texts, "logits": logits}))
+    assert run("verify", bundle.path, "--golden", golden).exit_code == 3
+
+
+@pytest.mark.parametrize(("options", "roles"), [({"bits": 8}, 1), ({"method": "both"}, 2)])
+def test_every_graph_of_a_quantized_decoder_is_compared(bundle, tmp_path, options, roles):
+    small = quantize(bundle, tmp_path / "small", calibrate=False, max_drop=1.0, **options)
+    models, texts = raw_models(small), ("a", "the film", "good")
+    assert [model.bundle for model in models] == [small] * roles
+    golden = Golden("the input", texts, answer_all(NextLogits(bundle), texts))
+    found = [measure_parity(model, golden) for model in models]
+    worst = worst_parity(models, golden)
+    assert worst in found and worst.clear_agreement == min(p.clear_agreement for p in found)
+
+
+def test_an_encoder_is_compared_by_its_pipeline(tiny_bundle):
+    (model,) = raw_models(Bundle.open(tiny_bundle))
+    assert next(iter(model.raw(["a film"]))).shape == (1, 2)
 
 
 def test_an_encoder_says_nothing_of_generation(tiny_bundle):

@@ -33,7 +33,7 @@ def test_near_ties_that_fall_the_other_way_are_no_miss():
 def test_clear_decisions_that_change_are_a_miss():
     reference = np.array(CLEAR + TIE, np.float32)
     parity = compare(texts(reference), texts(flipped(reference, slice(0, 3))), BEST, "reference")
-    with pytest.raises(ParityError, match=r"96.67% get the label"):
+    with pytest.raises(ParityError, match=r"96.67% is decided as by"):
         require_parity(parity, Precision.INT8)
 
 
@@ -44,6 +44,17 @@ def test_equal_logits_are_at_parity_whatever_they_decide(decision):
     require_parity(parity, Precision.FLOAT32)
     require_parity(parity, Precision.INT8, decision)
     assert parity.agreement == parity.clear_agreement == pytest.approx(1)
+
+
+def test_four_bits_may_decide_a_tenth_otherwise():
+    reference = np.array(CLEAR + TIE, np.float32)
+    for rows, passes in ((9, True), (10, False)):
+        parity = compare(texts(reference), texts(flipped(reference, slice(rows))), BEST, "x")
+        if passes:
+            require_parity(parity, Precision.INT4)
+            continue
+        with pytest.raises(ParityError, match="88.89% is decided as by x, less than 90%"):
+            require_parity(parity, Precision.INT4)
 
 
 def test_float32_is_held_to_the_range():

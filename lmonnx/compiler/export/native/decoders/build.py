@@ -88,7 +88,7 @@ def _write(
         weights.close()
     model = g.graph.model(checkpoint.architecture)
     onnx.save(model, path)
-    return graph_spec(model, file, optimized=True)
+    return graph_spec(model, file, optimized=decoder.cached)
 
 
 def _family(checkpoint: Checkpoint) -> DecoderFamily:
