@@ -21,8 +21,7 @@ from lmonnx.bundle.manifest import (
     Task,
 )
 from lmonnx.compiler.checkpoint import Checkpoint
-from lmonnx.compiler.export import adopt, traced
-from lmonnx.compiler.export.adopt_decoder import adopt_decoder, find_decoders
+from lmonnx.compiler.export import adopt, adopt_decoder, traced
 from lmonnx.compiler.export.embedding import export_embedding
 from lmonnx.compiler.export.generation import export_generation
 from lmonnx.compiler.export.heads import detect_task, read_head
@@ -130,8 +129,8 @@ class _Built:
 
 
 def _auto(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
-    find = find_decoders if task is Task.TEXT_GENERATION else adopt.find_graphs
-    if find(checkpoint) and not _has_weights(checkpoint):
+    found = adopt_decoder if task is Task.TEXT_GENERATION else adopt
+    if found.find_graphs(checkpoint) and not _has_weights(checkpoint):
         return _adopt(checkpoint, task, draft, variant)
     try:
         return _native(checkpoint, task, draft, variant)
@@ -212,7 +211,7 @@ def _adopted(
     engine: Engine, folder: Checkpoint, checkpoint: Checkpoint, draft: Draft, variant: str | None
 ) -> _Built:
     """Build a decoder from the ONNX graph of a folder, which may not be the checkpoint's own."""
-    made = adopt_decoder(folder, draft, variant)
+    made = adopt_decoder.adopt_graph(folder, draft, variant)
     generation = export_generation(
         checkpoint, draft, context=made.context, vocabulary=made.vocabulary, cache=made.cache
     )

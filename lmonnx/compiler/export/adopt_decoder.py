@@ -49,12 +49,12 @@ class Adopted:
     context: int
 
 
-def find_decoders(checkpoint: Checkpoint) -> dict[str, Path]:
+def find_graphs(checkpoint: Checkpoint) -> dict[str, Path]:
     """Return the decoders' ONNX files that may be adopted: suffix → path, the best first."""
     return adopt.find_graphs(checkpoint, STEMS)
 
 
-def adopt_decoder(checkpoint: Checkpoint, draft: Draft, variant: str | None) -> Adopted:
+def adopt_graph(checkpoint: Checkpoint, draft: Draft, variant: str | None) -> Adopted:
     """Write a decoder's ONNX file into the draft with the inputs and outputs of decision 11.
 
     Args:
