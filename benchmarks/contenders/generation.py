@@ -14,11 +14,10 @@ import os
 import sys
 import traceback
 from abc import ABC, abstractmethod
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("lmonnx", "llama_cpp_python", "numpy", "onnxruntime", "onnxruntime-genai")
+from protocol import versions
 
 
 class Decoder(ABC):
@@ -50,17 +49,6 @@ def serve(decoder: Decoder) -> None:
             traceback.print_exc()
             reply = {"error": f"{type(error).__name__}: {error}"}
         print(json.dumps(reply), file=out, flush=True)
-
-
-def versions() -> dict[str, str]:
-    """Return the versions of the packages here that have a part in the result."""
-    found = {}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def peak_mib() -> float:

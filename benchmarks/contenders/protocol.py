@@ -28,10 +28,12 @@ WARM_ITEMS = 64
 PACKAGES = (
     "ctranslate2",
     "fastembed",
+    "llama_cpp_python",
     "lmonnx",
     "numpy",
     "onnx",
     "onnxruntime",
+    "onnxruntime-genai",
     "optimum",
     "optimum-onnx",
     "sentence-transformers",

@@ -131,7 +131,7 @@ _REFERENCES: Mapping[Task, _Reference] = {
     Task.QUESTION_ANSWERING: _Reference("AutoModelForQuestionAnswering", _spans),
     Task.FILL_MASK: _Reference("AutoModelForMaskedLM", _masks),
     Task.FEATURE_EXTRACTION: _Reference("AutoModel", _vectors),
-    Task.TEXT_GENERATION: _Reference("AutoModelForCausalLM", _next_tokens),
+    Task.TEXT_GENERATION: _Reference("AutoModelForCausalLM", _next_tokens, decodes=True),
 }
 
 

@@ -91,6 +91,11 @@ def tune(
     )
 
 
+def thread_counts(most: int) -> list[int]:
+    """Return how many threads are tried where there are so many at most."""
+    return sorted({most, max(1, most // 2), 1}, reverse=True)
+
+
 def _default(bundle: Bundle, providers: Sequence[str]) -> Tuned:
     config = SessionConfig(tuple(providers))
     apart = config.runs_side_by_side(bundle.bytes)
@@ -104,7 +109,7 @@ def _default(bundle: Bundle, providers: Sequence[str]) -> Tuned:
 
 def _ways(bundle: Bundle, most: int) -> list[list[dict[str, Any]]]:
     """Return what is tried, one field at a time: the other fields are the best so far."""
-    threads = sorted({most, max(1, most // 2), 1}, reverse=True)
+    threads = thread_counts(most)
     batching = [{"max_tokens": budget, "thread_per_batch": False} for budget in BUDGETS]
     ways: list[list[dict[str, Any]]] = [batching]
     if len(threads) > 1:

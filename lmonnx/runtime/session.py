@@ -43,7 +43,8 @@ class SessionConfig:
     `wide_int8` takes the slower int8 kernel that never saturates, which is taken anyway where the
     other is wrong (see kernels.py). `thread_per_batch` runs the batches of a large request side by
     side instead of dividing each among all threads: more texts a second for a second copy of the
-    weights; None does so on the CPU for bundles of at most 256 MiB.
+    weights; None does so on the CPU for bundles of at most 256 MiB. Of a decoder with two graphs
+    `lone_rows` is up to how many sequences the one for few is taken; None depends on the CPU.
     """
 
     providers: tuple[str, ...] = (CPU,)
@@ -51,14 +52,17 @@ class SessionConfig:
     max_tokens: int | None = None
     wide_int8: bool = False
     thread_per_batch: bool | None = None
+    lone_rows: int | None = None
 
     def __post_init__(self) -> None:
-        for name, value, most in (
-            ("threads", self.threads, MOST_THREADS),
-            ("max_tokens", self.max_tokens, MOST_TOKENS),
+        for name, value, least, most in (
+            ("threads", self.threads, 1, MOST_THREADS),
+            ("max_tokens", self.max_tokens, 1, MOST_TOKENS),
+            ("lone_rows", self.lone_rows, 0, MOST_TOKENS),
         ):
-            if value is not None and (type(value) is not int or not 1 <= value <= most):
-                raise InputError(f"{name} is {value!r}, must be a whole number from 1 to {most}")
+            if value is not None and (type(value) is not int or not least <= value <= most):
+                stated = f"a whole number from {least} to {most}"
+                raise InputError(f"{name} is {value!r}, must be {stated}")
         if not self.providers:
             raise InputError(f"providers is empty; name at least {CPU}")
 

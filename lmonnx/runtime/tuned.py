@@ -24,6 +24,10 @@ from lmonnx.runtime.threads import available_threads
 _CPUINFO = Path("/proc/cpuinfo")
 _FIRST = 8192  # bytes of cpuinfo that hold the first processor
 _BYTES = 4096
+# Up to so many sequences a decoder's 4-bit graph wins over the one in int8 by rows, which needs
+# sums of four products in one instruction less (docs/decisions/0012).
+LONE_ROWS, LONE_ROWS_WITH_DOTS = 3, 8
+_DOTS = frozenset({"avx512_vnni", "avx_vnni"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +40,14 @@ class Tuned:
     thread_per_batch: bool
 
 
+@dataclass(frozen=True, slots=True)
+class TunedDecoder:
+    """The same of a decoder; `lone_rows` is None where it has one graph."""
+
+    threads: int
+    lone_rows: int | None
+
+
 def choose(
     bundle: Bundle, providers: Sequence[str], threads: int | None, max_tokens: int | None
 ) -> SessionConfig:
@@ -43,6 +55,9 @@ def choose(
     tuned = read(bundle, providers)
     if tuned is None:
         return SessionConfig(tuple(providers), threads, max_tokens)
+    if isinstance(tuned, TunedDecoder):
+        used = tuned.threads if threads is None else threads
+        return SessionConfig(tuple(providers), used, max_tokens, lone_rows=tuned.lone_rows)
     return SessionConfig(
         tuple(providers),
         tuned.threads if threads is None else threads,
@@ -52,20 +67,28 @@ def choose(
     )
 
 
-def read(bundle: Bundle, providers: Sequence[str]) -> Tuned | None:
+def default_lone_rows() -> int:
+    """Return up to how many sequences a decoder's graph for few is taken on this CPU, untuned."""
+    return LONE_ROWS if _DOTS.isdisjoint(_cpu().split()) else LONE_ROWS_WITH_DOTS
+
+
+def read(bundle: Bundle, providers: Sequence[str]) -> Tuned | TunedDecoder | None:
     """Return what was tuned for a bundle here; None where nothing was, or the file is damaged."""
     path = settings_file(bundle, providers)
     try:
         if path is None or path.stat().st_size > _BYTES:
             return None
-        found = decode(Tuned, json.loads(path.read_text(encoding="utf-8")), path.name)
-        SessionConfig(threads=found.threads, max_tokens=found.max_tokens)  # within the limits
+        kind: type[Tuned | TunedDecoder] = (
+            Tuned if bundle.manifest.generation is None else TunedDecoder
+        )
+        found = decode(kind, json.loads(path.read_text(encoding="utf-8")), path.name)
+        SessionConfig(**asdict(found))  # within the limits
     except (OSError, ValueError, RecursionError, InputError):
         return None
     return found
 
 
-def write(bundle: Bundle, providers: Sequence[str], tuned: Tuned) -> Path:
+def write(bundle: Bundle, providers: Sequence[str], tuned: Tuned | TunedDecoder) -> Path:
     """Keep settings for a bundle, in one move.
 
     Raises:

@@ -1,5 +1,7 @@
 """Decoders that are not built here, traced by optimum and given our cache, against transformers."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -103,6 +105,23 @@ def test_it_is_traced_and_held_to_transformers(case):
     step = bundle.manifest.history[0]
     assert step.options["engine"] == Engine.OPTIMUM.value
     assert step.parity[0].relative < TOLERANCE
+
+
+def test_a_folder_of_optimums_graph_alone_is_adopted(tmp_path, torch):
+    from optimum.exporters.onnx import main_export
+
+    model, task = made(tmp_path, "phi", _SIZES, torch), "text-generation-with-past"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        main_export(str(tmp_path), output=tmp_path / "onnx", task=task, do_validation=False)
+    for path in tmp_path.glob("*.safetensors"):
+        path.unlink()
+    bundle = export(open_checkpoint(str(tmp_path)), tmp_path / "bundle")
+    assert bundle.manifest.history[0].options["engine"] == Engine.ADOPT.value
+    ids = np.random.default_rng(0).integers(3, len(byte_pieces()), (1, LENGTH))
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(ids)).logits.numpy()
+    near(CachedGraph(bundle)(ids, keep=LENGTH), wanted, wanted)
 
 
 def test_a_soft_cap_of_the_scores_is_not_left_out(tmp_path, torch):

@@ -120,10 +120,16 @@ def damage_told(path: Path) -> Iterator[None]:
 
 def precision_of(model: onnx.ModelProto, spec: GraphSpec) -> Precision:
     """Return the narrowest type of a graph's weights."""
+    if any(_bits(node) == 4 for node in model.graph.node):
+        return Precision.INT4
     if _QUANTIZED & spec.operators.keys():
         return Precision.INT8
     halves = any(tensor.data_type == TensorProto.FLOAT16 for tensor in model.graph.initializer)
     return Precision.FLOAT16 if halves else Precision.FLOAT32
+
+
+def _bits(node: onnx.NodeProto) -> int | None:
+    return next((a.i for a in node.attribute if a.name == "bits"), None)
 
 
 def _check_external(folder: Path, path: Path, location: str) -> None:

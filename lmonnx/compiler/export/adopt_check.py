@@ -18,8 +18,13 @@ from lmonnx.runtime.session import SessionConfig
 TEXTS, LENGTH = 3, 32
 UNSET = 1e4  # what is in the cache beyond a row's end must not matter
 # Of the logits' range. Activations that share a scale differ with what else there is.
-TOLERANCES = {Precision.FLOAT32: FLOAT32_TOLERANCE, Precision.INT4: 0.02, Precision.INT8: 0.05}
-_WAY_OUT = "export the model from its checkpoint, or take another variant"
+TOLERANCES = {
+    Precision.FLOAT32: FLOAT32_TOLERANCE,
+    Precision.FLOAT16: 0.01,
+    Precision.INT8: 0.05,
+    Precision.INT4: 0.05,
+}
+_WAY_OUT = "take another variant, or export the checkpoint with another engine"
 
 Ids = NDArray[np.int64]
 Logits = NDArray[np.float32]
@@ -57,7 +62,7 @@ def check_steps(
         ) from error
     spread = float(np.ptp(whole)) or 1.0
     difference = float(np.abs(np.where(np.isnan(parts), whole, parts) - whole).max()) / spread
-    if not difference <= TOLERANCES.get(precision, FLOAT32_TOLERANCE):
+    if not difference <= TOLERANCES[precision]:
         raise ParityError(
             f"in steps and batches the graph's logits are {difference:.1e} of their range from "
             f"those of the same texts at once; {_WAY_OUT}"

@@ -44,12 +44,14 @@ class Recipe:
     `forms` are by layer, or by the node that looks up a table of its own; what is not named stays
     as it is. `moments` are of what flows into layers: without a layer's its weights are rounded to
     the nearest. `factors` are what constants are multiplied by first; the moments are of values
-    without them.
+    without them. `scales` are of values that are rounded to int8 with one scale for every row,
+    known beforehand.
     """
 
     forms: Mapping[str, Form]
     moments: Mapping[str, Moments] = field(default_factory=dict)
     factors: Factors = field(default_factory=Factors)
+    scales: Mapping[str, float] = field(default_factory=dict)
 
 
 def write_decoder(
@@ -136,9 +138,15 @@ class _Writer(BlockWriter):
         integers, scales = quantize_columns(self._matrix(layer))
         weight = self.store(f"{layer.weight}_int8", integers)
         column_scales = self.store(f"{layer.weight}_scale", scales)
+        name, fixed = f"{layer.name}/int8", self.recipe.scales.get(layer.value)
+        if fixed is not None:
+            u, scale, zero = self.fixed(layer.value, fixed)
+            stored = [u, weight, scale, column_scales, zero]
+            self.op("MatMulIntegerToFloat", stored, name, output)
+            return
         u, scale, zero = self.rows(layer.value)
         stored = [u, weight, self.scalar("one"), column_scales, zero]
-        y = self.op("MatMulIntegerToFloat", stored, f"{layer.name}/int8")
+        y = self.op("MatMulIntegerToFloat", stored, name)
         self.op("Mul", [y, scale], f"{layer.name}/row_scale", output)
 
     def _matrix(self, layer: Layer) -> Floats:

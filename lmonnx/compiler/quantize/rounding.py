@@ -31,7 +31,8 @@ class Rounding(GraphWriter):
         """Return uint8 rows, their scales, the zero point; once for all readers of x.
 
         scale = max|x| / 127, x ≈ (u - 128) · scale; of one side, scale = max(x + LOWEST) / 255,
-        x + LOWEST ≈ u · scale.
+        x + LOWEST ≈ u · scale. A row of zeros has the scale 0, so that 0 / 0 may be rounded to any
+        byte: times the scale it is 0 again.
         """
         if x not in self.activations:
             name, value, sided = f"{x}/rows", x, x in self.one_sided
@@ -44,12 +45,23 @@ class Rounding(GraphWriter):
                 magnitude = self.op("Abs", [value], f"{name}/Abs")
             largest = self._reduce_max(magnitude, f"{name}/ReduceMax")
             step = self.scalar("step_of_all" if sided else "step")
-            scale = self.op("Mul", [largest, step], f"{name}/Step")
-            scale = self.op("Max", [scale, self.scalar("least")], f"{name}/Scale")
+            scale = self.op("Mul", [largest, step], f"{name}/Scale")
             ratio = self.op("Div", [value, scale], f"{name}/Div")
             zero = self.scalar("zero" if sided else "zero_point")
             u = self.op("QuantizeLinear", [ratio, self.scalar("one"), zero], f"{name}/uint8")
             self.activations[x] = (u, scale, zero)
+        return self.activations[x]
+
+    def fixed(self, x: str, scale: float) -> tuple[str, str, str]:
+        """Return uint8 values with a scale known beforehand, and the zero point; once for all.
+
+        x ≈ (u - 128) · scale; what is larger than 127 · scale is cut off.
+        """
+        if x not in self.activations:
+            step = self.store(f"{x}/scale", np.array(scale, np.float32))
+            zero = self.scalar("zero_point")
+            u = self.op("QuantizeLinear", [x, step, zero], f"{x}/uint8")
+            self.activations[x] = (u, step, zero)
         return self.activations[x]
 
     def whole(self, x: str) -> tuple[str, str, str]:
@@ -76,7 +88,6 @@ class Rounding(GraphWriter):
 _SCALARS: dict[str, NDArray[Any]] = {
     "one": np.array(1, np.float32),
     "step": np.array(1 / 127, np.float32),
-    "least": np.array(1e-30, np.float32),  # a row of zeros has a scale, so nothing divides by 0
     "zero_point": np.array(128, np.uint8),
     "lowest": np.array(LOWEST, np.float32),
     "step_of_all": np.array(1 / 255, np.float32),

@@ -14,11 +14,10 @@ from lmonnx.runtime.binding import Binding, BoundSession
 from lmonnx.runtime.generate.kv_cache import KVCache
 from lmonnx.runtime.kernels import int8_is_exact
 from lmonnx.runtime.session import CPU, SessionConfig
+from lmonnx.runtime.tuned import default_lone_rows
 
 Logits = NDArray[np.float32]
 MODEL, LONE = "model", "lone"
-# From 4 rows on int8 wins over 4-bit weights (DESIGN §6).
-LONE_ROWS = 3
 # Logits of more tokens than a draft's are not held on to between calls.
 MOST_HELD = 65
 INTEGER = frozenset({"MatMulInteger", "MatMulIntegerToFloat"})
@@ -59,9 +58,24 @@ class Decoder:
     """A bundle's decoder graphs and the cache that they share; for one thread at a time."""
 
     def __init__(
-        self, sessions: Mapping[str, BoundSession], cache: KVCache, *, vocabulary: int
+        self,
+        sessions: Mapping[str, BoundSession],
+        cache: KVCache,
+        *,
+        vocabulary: int,
+        lone_rows: int | None = None,
     ) -> None:
+        """Decode with some sessions.
+
+        Args:
+            sessions: By role: `model`, and `lone` if there is one.
+            cache: What they share.
+            vocabulary: V.
+            lone_rows: Up to how many rows `lone` is taken, drafts of one included; None depends on
+                the CPU.
+        """
         self._sessions = sessions
+        self._lone_rows = default_lone_rows() if lone_rows is None else lone_rows
         self.cache = cache
         self.vocabulary = vocabulary
         self._steps: dict[int, Call] = {}
@@ -115,7 +129,7 @@ class Decoder:
         return logits
 
     def _role(self, rows: int) -> str:
-        return LONE if rows <= LONE_ROWS and LONE in self._sessions else MODEL
+        return LONE if rows <= self._lone_rows and LONE in self._sessions else MODEL
 
     def _call(self, role: str, first: int, count: int) -> Call:
         return Call(self._sessions[role], self.cache, first, count)

@@ -70,7 +70,14 @@ class TextGenerator:
         cache = make_cache(self.generation, capacity or Capacity())
         self.context, self.slots = cache.length, cache.slots
         sessions = open_sessions(bundle, self.config)
-        self._engine = Engine(Decoder(sessions, cache, vocabulary=self.generation.vocabulary))
+        self._engine = Engine(
+            Decoder(
+                sessions,
+                cache,
+                vocabulary=self.generation.vocabulary,
+                lone_rows=self.config.lone_rows,
+            )
+        )
         guide = draft.bundle if isinstance(draft, TextGenerator) else draft
         if guide is not None and not isinstance(guide, Bundle):
             raise InputError(f"draft is {type(draft).__name__}; give a bundle's folder, or load it")

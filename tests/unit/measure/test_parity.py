@@ -53,7 +53,7 @@ def test_four_bits_may_decide_a_tenth_otherwise():
         if passes:
             require_parity(parity, Precision.INT4)
             continue
-        with pytest.raises(ParityError, match="88.89% is decided as by x, less than 90%"):
+        with pytest.raises(ParityError, match=r"88.89% is decided as by x, less than 90%"):
             require_parity(parity, Precision.INT4)
 
 

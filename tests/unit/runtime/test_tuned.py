@@ -10,7 +10,8 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import StageError
 from lmonnx.runtime import tuned
 from lmonnx.runtime.session import CPU
-from lmonnx.runtime.tuned import Tuned
+from lmonnx.runtime.tuned import Tuned, TunedDecoder
+from tests.unit.runtime.generate.tiny_decoder import FOLDER as DECODER
 
 SETTINGS = Tuned(threads=1, max_tokens=96, wide_int8=True, thread_per_batch=False)
 
@@ -67,6 +68,19 @@ def test_a_damaged_file_is_passed_over(cache, tiny_bundle, text):
     path.write_text(text, encoding="latin-1")
     assert tuned.read(bundle, (CPU,)) is None
     assert lmonnx.load(tiny_bundle).config.max_tokens is None
+
+
+def test_a_decoders_settings_are_of_their_own_kind(cache):
+    bundle, settings = Bundle.open(DECODER), TunedDecoder(threads=1, lone_rows=0)
+    tuned.write(bundle, (CPU,), settings)
+    assert tuned.read(bundle, (CPU,)) == settings
+    with lmonnx.load(DECODER) as model:
+        assert (model.config.threads, model.config.lone_rows) == (1, 0)
+    with lmonnx.load(DECODER, threads=2) as model:
+        assert (model.config.threads, model.config.lone_rows) == (2, 0)
+    for wrong in (SETTINGS, replace(settings, lone_rows=-1), replace(settings, threads=0)):
+        tuned.write(bundle, (CPU,), wrong)
+        assert tuned.read(bundle, (CPU,)) is None
 
 
 def test_a_cache_that_cannot_be_written_is_one_line(cache, tiny_bundle):

@@ -51,7 +51,7 @@ def test_a_texts_vector_is_its_last_tokens(bundle):
 
 def test_a_vector_does_not_depend_on_the_company(bundle):
     model = lmonnx.load(bundle.path, max_tokens=4096)
-    np.testing.assert_array_equal(model(TEXTS), [model(text) for text in TEXTS])
+    np.testing.assert_allclose(model(TEXTS), [model(text) for text in TEXTS], atol=1e-5)
 
 
 def test_padding_may_be_on_either_side_and_of_any_id(bundle):
@@ -64,7 +64,7 @@ def test_padding_may_be_on_either_side_and_of_any_id(bundle):
     given = session.run(None, {"input_ids": ids, "attention_mask": mask})[0]
     for row, kept in enumerate(mask.astype(bool)):
         alone = {"input_ids": ids[row][None, kept], "attention_mask": mask[row][None, kept]}
-        np.testing.assert_array_equal(given[row][kept], session.run(None, alone)[0][0])
+        np.testing.assert_allclose(given[row][kept], session.run(None, alone)[0][0], atol=1e-5)
 
 
 def test_a_batch_of_nothing_but_padding_runs(bundle):
@@ -150,7 +150,7 @@ def test_it_is_optimized_and_quantized_as_an_encoder(bundle, tmp_path):
     assert operators["MatMulIntegerToFloat"] == 8 and "MatMul" not in operators
     assert small.bytes < 0.5 * bundle.bytes
     model = lmonnx.load(small.path)
-    np.testing.assert_array_equal(model(TEXTS), [model(text) for text in TEXTS])
+    np.testing.assert_allclose(model(TEXTS), [model(text) for text in TEXTS], atol=0.02)
 
 
 def test_what_no_graph_reads_is_refused(tmp_path):

@@ -48,7 +48,7 @@ def written(folder, architecture, settings, **files):
 
 def built(source):
     out = source.parent / "out"
-    out.mkdir()
+    out.mkdir(exist_ok=True)
     export_text(open_checkpoint(str(source)), Draft(out), positions=64)
     return Tokenizer.from_file(str(out / "tokenizer.json"))
 

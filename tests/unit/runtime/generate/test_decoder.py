@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import BundleError, UnsupportedError
+from lmonnx.runtime import tuned
 from lmonnx.runtime.generate.capacity import Capacity, make_cache
 from lmonnx.runtime.generate.decoder import Decoder, check_cache, open_sessions
 from lmonnx.runtime.generate.params import SamplingParams
@@ -19,12 +20,13 @@ TOKENS = [1, *range(70, 90)]
 CLOSE = {"rtol": 0, "atol": 1e-4}
 
 
-def decoder(path, slots=4, roles=("model",)):
+def decoder(path, slots=4, roles=("model",), lone_rows=3):
     bundle = Bundle.open(path)
     generation = check_cache(bundle)
     session = open_sessions(bundle, SessionConfig(threads=1))["model"]
     cache = make_cache(generation, Capacity(slots=slots))
-    return Decoder(dict.fromkeys(roles, session), cache, vocabulary=generation.vocabulary)
+    sessions, size = dict.fromkeys(roles, session), generation.vocabulary
+    return Decoder(sessions, cache, vocabulary=size, lone_rows=lone_rows)
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +66,19 @@ def test_few_rows_run_in_the_lone_graph_and_many_in_the_other(tiny_path):
     both.extend(0, TOKENS, 0, keep=0, company=None)
     both.extend(0, TOKENS, 0, keep=0, company=1)
     assert [role for role, _ in both._runs] == ["model", "lone"]
+
+
+def test_a_draft_is_verified_by_the_graph_that_decodes_one_row(tiny_path):
+    for lone_rows, role in ((0, "model"), (1, "lone"), (8, "lone")):
+        model = decoder(tiny_path, roles=("model", "lone"), lone_rows=lone_rows)
+        model.extend(0, TOKENS, 0, keep=1, company=1)
+        assert model._role(1) == role and [role for role, _ in model._runs] == [role]
+
+
+def test_untuned_the_cpu_says_up_to_how_many_rows_the_lone_graph_is_taken(tiny_path, monkeypatch):
+    for flags, rows in (("model name : xflags : sse avx2", 3), ("flags : avx512_vnni avx2", 8)):
+        monkeypatch.setattr(tuned, "_cpu", lambda flags=flags: flags)
+        assert decoder(tiny_path, lone_rows=None)._lone_rows == rows
 
 
 def test_a_bundle_that_is_no_decoder_is_refused(tiny_path):

@@ -96,8 +96,7 @@ def _family(checkpoint: Checkpoint) -> DecoderFamily:
     if family is None:
         raise UnsupportedError(
             f"no decoder of the architecture {checkpoint.architecture!r} is built here, only "
-            f"{', '.join(sorted(DECODERS))}; no other engine gives a graph that text-generation "
-            "can run"
+            f"{', '.join(sorted(DECODERS))}; others are traced: pip install 'lmonnx[optimum,cpu]'"
         )
     return family
 
