@@ -19,6 +19,8 @@ DOORS = {
         "compiler/export/vocabulary.py",
         "compiler/export/added_tokens.py",
         "compiler/export/sentencepiece_tokenizer.py",
+        "compiler/export/byte_level_tokenizer.py",
+        "compiler/export/llama_tokenizer.py",
     },
     "optimum": {"compiler/export/traced.py"},
     "huggingface_hub": {"compiler/checkpoint/hub.py"},

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.compiler.quantize.calibration import Seen
+from lmonnx.compiler.quantize.weights import EIGHT_BITS, SEVEN_BITS
 
 Floats = NDArray[np.float32]
 
@@ -28,6 +29,7 @@ NORMS = frozenset(
 LOWEST = 0.1701
 _PEAK = 8 * LOWEST  # below it the empty side is no loss, and may not be empty on other text
 _NARROW = 1e-5
+_EXPONENTS = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
 def channel_factors(peak: Floats, matrices: Sequence[Floats]) -> Floats:
@@ -46,6 +48,41 @@ def channel_factors(peak: Floats, matrices: Sequence[Floats]) -> Floats:
     ratio = np.maximum(peak, _NARROW) / np.maximum(weights, _NARROW)
     factors: Floats = np.sqrt(ratio / np.exp(np.log(ratio).mean())).astype(np.float32)
     return factors
+
+
+def balanced_factors(peak: Floats, importance: Floats, matrix: Floats) -> Floats:
+    """Return the factors with which a value of one scale, and weights of one a column, lose least.
+
+    They are max|x|^a / rms(w)^(1 - a) of each channel, for the exponent a of least expected error
+    of x·W, geometric mean 1: (K,). With x / f = x' and f·W = W' the error of each rounding is
+    uniform: E‖e‖² = s²/12 · ‖W'‖² + Σₙ sₙ²/12 · E‖x'‖², s and sₙ the scales of x' and of W' 's
+    columns.
+
+    Args:
+        peak: The largest magnitude of each channel, (K,).
+        importance: E[x²] of each, (K,).
+        matrix: (K, N), all that it is multiplied with.
+    """
+    spread = np.sqrt(np.square(matrix).mean(axis=1))
+    found = [_between(peak, spread, exponent) for exponent in _EXPONENTS]
+    return min(found, key=lambda each: _expected_error(peak, importance, matrix, each))
+
+
+def _between(peak: Floats, spread: Floats, exponent: float) -> Floats:
+    """Return peak^a / spread^(1 - a), geometric mean 1."""
+    logs = exponent * np.log(np.maximum(peak, _NARROW))
+    logs -= (1 - exponent) * np.log(np.maximum(spread, _NARROW))
+    return np.asarray(np.exp(logs - logs.mean()), np.float32)
+
+
+def _expected_error(peak: Floats, importance: Floats, matrix: Floats, factors: Floats) -> float:
+    """Return 12 times the expected squared error of all outputs of a row."""
+    weights = matrix * factors[:, None]
+    scale = (peak / factors).max() / EIGHT_BITS
+    scales = np.abs(weights).max(axis=0) / SEVEN_BITS
+    of_values = np.square(scale) * np.square(weights).sum()
+    of_weights = np.square(scales).sum() * (importance / np.square(factors)).sum()
+    return float(of_values + of_weights)
 
 
 def is_one_sided(seen: Seen) -> bool:

@@ -6,8 +6,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.compiler.quantize.blocks import Blocks, Grid, block_grid
+from lmonnx.compiler.quantize.weights import SEVEN_BITS, Columns, column_scales
 
 Floats = NDArray[np.float32]
+_AT_ONCE = 64  # inputs whose errors are passed on to all later ones in one product
 DAMP = 0.01  # of the mean second moment: what calibration text never showed must not run wild
 
 
@@ -39,6 +41,25 @@ def round_blocks(weights: Floats, factor: Floats, *, bits: int, block_size: int)
         integers[:, block] = grid.zeros[:, None]
         integers[:, block, : stop - start] = rounded.T + grid.zeros[:, None]
     return Blocks(integers, scales, zeros, bits)
+
+
+def round_columns(weights: Floats, factor: Floats) -> Columns:
+    """Round a matrix to 7-bit integers of one scale a column, as `round_blocks` does to blocks.
+
+    Args:
+        weights: (K, N).
+        factor: Of its input, as `inverse_factor` gives it, (K, K).
+
+    Returns:
+        Integers from -63 to 64, (K, N), and scales (N,).
+    """
+    left, scales = np.array(weights, np.float32), column_scales(weights)
+    grid = Grid(scales, np.full_like(scales, SEVEN_BITS), bits=7)
+    integers = np.empty(left.shape, np.int8)
+    for start in range(0, len(left), _AT_ONCE):
+        stop = min(start + _AT_ONCE, len(left))
+        integers[start:stop] = _pass_on(left, factor, start, stop, grid)
+    return integers, scales
 
 
 def _pass_on(left: Floats, factor: Floats, start: int, stop: int, grid: Grid) -> Floats:

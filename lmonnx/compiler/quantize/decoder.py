@@ -16,7 +16,7 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import GraphSpec, Manifest
 from lmonnx.compiler.graph import load_graph, read_weight
-from lmonnx.compiler.quantize.activations import channel_factors
+from lmonnx.compiler.quantize.activations import balanced_factors, channel_factors
 from lmonnx.compiler.quantize.blocks import BITS, BLOCK_SIZES
 from lmonnx.compiler.quantize.decoder_graph import Recipe, write_decoder
 from lmonnx.compiler.quantize.folding import Factors, find_folds
@@ -25,6 +25,7 @@ from lmonnx.compiler.quantize.moments import Moments, observe_moments
 from lmonnx.compiler.quantize.own_text import write_text
 from lmonnx.compiler.quantize.recipes import DROPS, PRECISIONS, Method, Plan, forms, plans
 from lmonnx.compiler.quantize.text_gate import calibration_windows, open_text_gate
+from lmonnx.compiler.quantize.weights import EIGHT_BITS
 from lmonnx.compiler.quantize.writer import Known
 from lmonnx.compiler.stage import copy_text, finish, make_step
 from lmonnx.errors import InputError, StageError
@@ -187,11 +188,16 @@ def _recipe(source: _Source, plan: Plan, keep: Collection[str]) -> Recipe:
     held = forms(source.model, plan, keep)
     if not plan.smoothed or not source.moments:
         return Recipe(held, source.moments)
-    factors = Factors()
+    factors, scales = Factors(), {}
     for value, fold in find_folds(source.model, source.layers).items():
         readers = [layer for layer in source.layers if layer.value == value]
         if all(layer.name in held and not held[layer.name].block_size for layer in readers):
-            matrices = [source.matrix(layer) for layer in readers]
-            chosen = channel_factors(source.moments[value].peak, matrices)
+            matrix = np.concatenate([source.matrix(layer) for layer in readers], axis=1)
+            seen = source.moments[value]
+            if fold.vectors:  # a norm's rows are all of one length: they can share a scale
+                chosen = balanced_factors(seen.peak, seen.importance, matrix)
+                scales[value] = float((seen.peak / chosen).max()) / EIGHT_BITS
+            else:
+                chosen = channel_factors(seen.peak, [matrix])
             factors.add(value, fold, readers, chosen)
-    return Recipe(held, source.moments, factors)
+    return Recipe(held, source.moments, factors, scales)

@@ -15,11 +15,11 @@ from lmonnx.bundle.manifest import GraphSpec
 from lmonnx.compiler.graph import MICROSOFT, WeightFile, graph_spec, load_graph
 from lmonnx.compiler.quantize.block_writer import BlockWriter
 from lmonnx.compiler.quantize.blocks import Blocks, quantize_blocks
-from lmonnx.compiler.quantize.calibrated import inverse_factor, round_blocks
+from lmonnx.compiler.quantize.calibrated import inverse_factor, round_blocks, round_columns
 from lmonnx.compiler.quantize.folding import Factors
 from lmonnx.compiler.quantize.layers import Layer, find_layers, is_lookup, node_name
 from lmonnx.compiler.quantize.moments import Moments
-from lmonnx.compiler.quantize.weights import quantize_columns
+from lmonnx.compiler.quantize.weights import Columns, quantize_columns
 from lmonnx.compiler.quantize.writer import Known
 
 Floats = NDArray[np.float32]
@@ -135,7 +135,7 @@ class _Writer(BlockWriter):
             inputs, outputs = reversed(dims) if layer.rows else dims
             self.product(layer.value, layer.weight, outputs, inputs, layer.name, output)
             return
-        integers, scales = quantize_columns(self._matrix(layer))
+        integers, scales = self._columns(layer)
         weight = self.store(f"{layer.weight}_int8", integers)
         column_scales = self.store(f"{layer.weight}_scale", scales)
         name, fixed = f"{layer.name}/int8", self.recipe.scales.get(layer.value)
@@ -148,6 +148,12 @@ class _Writer(BlockWriter):
         stored = [u, weight, self.scalar("one"), column_scales, zero]
         y = self.op("MatMulIntegerToFloat", stored, name)
         self.op("Mul", [y, scale], f"{layer.name}/row_scale", output)
+
+    def _columns(self, layer: Layer) -> Columns:
+        matrix = self._matrix(layer)
+        if layer.value in self.recipe.moments:
+            return round_columns(matrix, self._factor(layer.value))
+        return quantize_columns(matrix)
 
     def _matrix(self, layer: Layer) -> Floats:
         """Return a layer's weights (K, N) with their factors."""

@@ -23,8 +23,14 @@ def quantize_columns(weights: Floats, limit: int = SEVEN_BITS) -> Columns:
     Returns:
         Integers (K, N) and scales (N,), so that integers × scales ≈ weights.
     """
-    scales = _scales(weights, limit, axis=0)
-    return _round(weights, scales, limit), scales[0]
+    scales = column_scales(weights, limit)
+    return _round(weights, scales, limit), scales
+
+
+def column_scales(weights: Floats, limit: int = SEVEN_BITS) -> Floats:
+    """Return the scale of each column by which its largest weight is ±limit: (K, N) → (N,)."""
+    scales: Floats = _scales(weights, limit, axis=0)[0]
+    return scales
 
 
 def quantize_rows(table: Floats) -> tuple[NDArray[np.int8], Floats]:

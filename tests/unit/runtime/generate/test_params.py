@@ -13,7 +13,7 @@ WRONG = {
     "min_p": [-0.1, 2, nan],
     "typical_p": [0, 1.1, nan],
     "top_k": [-1, 1.5, True, "5"],
-    "max_new_tokens": [0, -1, 2**40, None, 1.0],
+    "max_new_tokens": [0, -1, 2**40, 1.0],
     "min_new_tokens": [-1, 257],
     "seed": [-1, 2**63, 1.5],
     "repetition_penalty": [0, -1, nan, inf],
