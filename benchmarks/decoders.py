@@ -90,19 +90,27 @@ def _rounds(
 
 
 def table(result: Mapping[str, Any]) -> list[str]:
-    """Return a line a contender: tokens a second of prefill, of decoding, of all together."""
+    """Return a line a contender: new tokens a second alone, and of all requests together.
+
+    Together they are given twice: with the reading of their prompts, and of decoding alone, each
+    with how many times that is of one request's.
+    """
     prompt, new = result["prompt"], result["new"]
-    lines = ["contender | MiB | prefill tok/s | decode tok/s | together tok/s | of one | peak MiB"]
+    titles = ("contender", "MiB", "prefill tok/s", "decode tok/s", "all, with prefill", "of one",
+              "all, decoding", "of one", "peak MiB")  # fmt: skip
+    lines = [" | ".join(titles)]
     for name, found in result["contenders"].items():
         counts = sorted(int(key) for key in found if key.isdigit())
         one, many = found[str(counts[0])], found[str(counts[-1])]
         alone = new / min(map(sum, zip(one["prefill"], one["decode"], strict=True)))
         every = min(map(sum, zip(many["prefill"], many["decode"], strict=True)))
         together = counts[-1] * new / every
+        decode = (new - 1) / min(one["decode"])
+        decoding = counts[-1] * (new - 1) / min(many["decode"])
         lines.append(
             f"{name} | {found['bytes'] / 2**20:.1f} | {prompt / min(one['prefill']):.0f} | "
-            f"{(new - 1) / min(one['decode']):.0f} | {together:.0f} | {together / alone:.2f} | "
-            f"{found['peak_mib']:.0f}"
+            f"{decode:.0f} | {together:.0f} | {together / alone:.2f} | {decoding:.0f} | "
+            f"{decoding / decode:.2f} | {found['peak_mib']:.0f}"
         )
     return lines
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 import onnx
@@ -24,10 +24,14 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One graph of a bundle: how its products are held, and whether activations are smoothed."""
+    """One graph of a bundle: how its products are held, and whether activations are smoothed.
+
+    `ends` is how the first and last products of the body are.
+    """
 
     role: str
     body: Form
+    ends: Form
     head: Form
     smoothed: bool
 
@@ -39,7 +43,10 @@ class Plan:
 
 # By bits. Of few bits the head loses most, but it is a fifth of a small model's bytes.
 HEADS = {4: Form(4, 32), 8: Form(8, 64)}
-HEAD_BITS = 8
+HEAD_BITS = 4
+# Of the products before the head, in 8 bits where the others have 4: errors of the first go through
+# all others, and the last make the logits. A byte of theirs gains most (docs/decisions/0012).
+FIRST, LAST = 1 / 10, 1 / 30
 # By bits: where weights are nearly exact, it is activations that smaller blocks are for.
 BLOCKS = {4: 64, 8: 32}
 # How much perplexity may rise unasked. Q4_0 of llama.cpp takes a model of 135M parameters up by
@@ -66,12 +73,18 @@ def plans(
         block_size: How many of them share a scale.
         head_bits: Of the head of graphs in blocks, 4 or 8; by rows it has 8.
     """
-    rows = Plan("model", BY_ROWS, HEADS[8], smoothed=True)
-    body, head = Form(bits, block_size), HEADS[max(bits, head_bits)]
+    rows = Plan("model", BY_ROWS, BY_ROWS, HEADS[8], smoothed=True)
+    blocks = Plan(
+        "model",
+        Form(bits, block_size),
+        Form(8, block_size),
+        HEADS[max(bits, head_bits)],
+        smoothed=False,
+    )
     return {
         Method.DYNAMIC: (rows,),
-        Method.WEIGHT_ONLY: (Plan("model", body, head, smoothed=False),),
-        Method.BOTH: (rows, Plan("lone", body, head, smoothed=False)),
+        Method.WEIGHT_ONLY: (blocks,),
+        Method.BOTH: (rows, replace(blocks, role="lone")),
     }[method]
 
 
@@ -85,11 +98,11 @@ def forms(model: onnx.ModelProto, plan: Plan, kept: Collection[str]) -> dict[str
     layers = find_layers(model)
     tied = {layer.weight for layer in layers if layer.rows}
     tables = {n.input[0]: node_name(n) for n in model.graph.node if is_lookup(n)}
-    found: dict[str, Form] = {}
-    for layer in layers:
-        found[layer.name] = plan.body
-        if layer.rows or shapes[layer.weight][1] == _vocabulary(shapes, tables):
-            found[layer.name] = plan.head
+    vocabulary = _vocabulary(shapes, tables)
+    heads = [x.name for x in layers if x.rows or shapes[x.weight][1] == vocabulary]
+    body = [layer.name for layer in layers if layer.name not in heads]
+    found = dict.fromkeys(body, plan.body)
+    found |= dict.fromkeys(_at_ends(body), plan.ends) | dict.fromkeys(heads, plan.head)
     for table, name in tables.items():
         form = _fitting(plan.head, shapes[table][1])
         if table not in tied:
@@ -97,6 +110,11 @@ def forms(model: onnx.ModelProto, plan: Plan, kept: Collection[str]) -> dict[str
         else:
             found |= {layer.name: form for layer in layers if layer.weight == table}
     return {name: form for name, form in found.items() if name not in kept and form.bits}
+
+
+def _at_ends(names: Sequence[str]) -> list[str]:
+    first, last = round(len(names) * FIRST), round(len(names) * LAST)
+    return [*names[:first], *names[len(names) - last :]]
 
 
 def _vocabulary(shapes: Mapping[str, tuple[int, ...]], tables: Mapping[str, str]) -> int:

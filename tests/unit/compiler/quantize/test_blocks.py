@@ -9,7 +9,8 @@ from hypothesis.extra.numpy import arrays
 from onnx import helper
 
 from lmonnx.compiler.quantize.blocks import block_grid, quantize_blocks
-from lmonnx.compiler.quantize.calibrated import inverse_factor, round_blocks
+from lmonnx.compiler.quantize.calibrated import inverse_factor, round_blocks, round_columns
+from lmonnx.compiler.quantize.weights import quantize_columns
 from lmonnx.runtime.session import run_bytes
 
 pytestmark = pytest.mark.compiler
@@ -124,6 +125,16 @@ def test_calibrated_rounding_loses_less_of_the_outputs(block_size):
     made = round_blocks(weights.T, factor, bits=4, block_size=block_size).matrix(K)
     losses = [(((rounded - weights) @ x.T) ** 2).mean() for rounded in (made, nearest)]
     assert losses[0] < 0.6 * losses[1]
+
+
+def test_calibrated_columns_are_seven_bits_and_lose_less_of_the_outputs():
+    x, weights = correlated(), draw(K, N)
+    integers, scales = round_columns(weights, inverse_factor(x.T @ x / len(x)))
+    assert integers.dtype == np.int8 and -63 <= integers.min() and integers.max() <= 64
+    nearest, steps = quantize_columns(weights)
+    np.testing.assert_array_equal(scales, steps)
+    losses = [((x @ (each * steps - weights)) ** 2).mean() for each in (integers, nearest)]
+    assert losses[0] < 0.8 * losses[1]
 
 
 def test_with_independent_inputs_calibrated_rounding_is_to_the_nearest():

@@ -8,10 +8,11 @@ from onnx import helper, numpy_helper
 
 from lmonnx import Bundle, load
 from lmonnx.compiler.graph import load_graph
-from lmonnx.compiler.quantize.activations import channel_factors, is_one_sided
+from lmonnx.compiler.quantize.activations import balanced_factors, channel_factors, is_one_sided
 from lmonnx.compiler.quantize.calibration import Seen, observe
 from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
 from lmonnx.compiler.quantize.layers import find_layers
+from lmonnx.compiler.quantize.weights import quantize_columns
 from lmonnx.measure.sentences import parity_sentences
 from lmonnx.progress import silent
 
@@ -112,6 +113,27 @@ def test_only_a_peak_far_above_the_empty_side_makes_a_range_one_sided():
     assert is_one_sided(Seen(channels, 5 * channels, -0.17))
     assert not is_one_sided(Seen(channels, 5 * channels, -0.2))
     assert not is_one_sided(Seen(channels, channels, -0.1))  # all small: it may be below elsewhere
+
+
+@pytest.mark.parametrize("outliers", [1, 8, 60])
+def test_balanced_factors_lose_least_of_what_one_scale_for_all_rows_gives(outliers):
+    rng = np.random.default_rng(3)
+    x = (rng.normal(size=(400, K)) * np.where(np.arange(K) < 3, outliers, 1)).astype(np.float32)
+    weights = rng.normal(size=(K, N)).astype(np.float32)
+    peak, importance = np.abs(x).max(axis=0), np.square(x).mean(axis=0)
+
+    def loss(factors):
+        scaled = x / factors
+        step = np.abs(scaled).max() / 127
+        integers, scales = quantize_columns(weights * factors[:, None])
+        made = np.rint(scaled / step) * step @ (integers * scales)
+        return np.square(made - x @ weights).mean()
+
+    factors = balanced_factors(peak, importance, weights)
+    others = [np.ones(K, np.float32), channel_factors(peak, [weights])]
+    assert loss(factors) < 1.02 * min(map(loss, others))
+    assert np.exp(np.log(factors).mean()) == pytest.approx(1, rel=1e-5)
+    assert np.isfinite(balanced_factors(peak * 0, importance * 0, weights * 0)).all()
 
 
 def test_factors_even_out_channels_and_keep_the_scale():

@@ -15,7 +15,7 @@ from lmonnx.compiler.quantize.folding import Factors, find_folds
 from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.compiler.quantize.moments import observe_moments
 from lmonnx.compiler.quantize.own_text import write_text
-from lmonnx.compiler.quantize.recipes import Method, plans
+from lmonnx.compiler.quantize.recipes import Method, forms, plans
 from lmonnx.measure.perplexity import Predictor, read_windows, window_inputs
 from lmonnx.progress import silent
 from lmonnx.runtime.session import Session, SessionConfig
@@ -113,15 +113,31 @@ def test_a_learned_position_table_and_biases_are_left_as_they_are(tmp_path):
 
 
 def test_both_holds_two_graphs_that_share_the_head(bundle, tmp_path):
-    made = made_of(bundle, tmp_path / "both", method="both", block_size=32)
+    options = {"head_bits": 8, "block_size": 32}
+    made = made_of(bundle, tmp_path / "both", method="both", **options)
     assert set(made.manifest.graphs) == {"model", "lone"}
     assert operators(made)["MatMulIntegerToFloat"] == 4 * LAYERS
     assert operators(made, "lone")["MatMulNBits"] == 4 * LAYERS + 1
-    alone = made_of(bundle, tmp_path / "alone", block_size=32)
+    alone = made_of(bundle, tmp_path / "alone", **options)
     size = (made.path / "onnx/lone.onnx_data").stat().st_size
     assert size < (alone.path / "onnx/model.onnx_data").stat().st_size
     np.testing.assert_array_equal(logits(made, "lone"), logits(alone))
     assert Bundle.open(made.path)  # hashes, and every file that a graph points at
+
+
+def test_products_behind_a_norm_have_one_scale_for_all_rows(bundle, tmp_path):
+    made = made_of(bundle, tmp_path / "made", method="dynamic")
+    assert operators(made)["ReduceMax"] == 2 * LAYERS  # before o_proj and down_proj
+    assert operators(made)["QuantizeLinear"] == 4 * LAYERS
+    nearest = made_of(bundle, tmp_path / "nearest", method="dynamic", calibrate=False)
+    assert operators(nearest)["ReduceMax"] == 4 * LAYERS
+
+
+def test_by_rows_no_row_depends_on_the_others(bundle, tmp_path):
+    made = made_of(bundle, tmp_path / "made", method="dynamic")
+    ids = read_windows(bundle, TEXT)[0]
+    whole = logits(made)[:8]
+    np.testing.assert_allclose(Predictor(made).logits(ids[:8]), whole, atol=1e-4)
 
 
 def test_kept_layers_stay_in_float32(bundle, tmp_path):
@@ -246,6 +262,16 @@ def test_encoders_have_no_blocks(bert_bundle, tmp_path):
         quantize(Bundle.open(bert_bundle), tmp_path / "made", method="weight-only")
 
 
-def test_the_default_of_both_shares_its_head():
-    first, second = plans(Method.BOTH, 4, 64)
+def test_with_a_head_of_eight_bits_both_graphs_share_it():
+    first, second = plans(Method.BOTH, 4, 64, head_bits=8)
     assert first.head == second.head == Form(8, 64)
+    assert plans(Method.BOTH, 4, 64)[1].head == Form(4, 32)
+
+
+def test_the_first_and_the_last_products_have_eight_bits(tmp_path):
+    bundle = exported(tmp_path, num_hidden_layers=5)
+    model = load_graph(bundle.file("onnx/model.onnx"))
+    layers = find_layers(model)
+    (plan,) = plans(Method.WEIGHT_ONLY, 4, 32)
+    bits = [forms(model, plan, ())[layer.name].bits for layer in layers]
+    assert bits == [8] * 2 + [4] * 17 + [8] + [4]
