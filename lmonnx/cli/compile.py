@@ -173,12 +173,12 @@ Examples:
     help="Weight-only: weights that share a scale; by default 64 of 4 bits, 32 of 8.",
 )
 @click.option(
-    "--head-bits", type=click.Choice(["4", "8"]), help="Weight-only: of the head; 8 unasked."
+    "--head-bits", type=click.Choice(["4", "8"]), help="Weight-only: of the head; 4 unasked."
 )
 @click.option(
     "--no-calibrate",
     is_flag=True,
-    help="Weight-only: round to the nearest, in a tenth of the time and less well.",
+    help="Decoders: round to the nearest, in a tenth of the time and less well.",
 )
 @click.option(
     "--granularity",

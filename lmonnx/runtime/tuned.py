@@ -26,7 +26,7 @@ _FIRST = 8192  # bytes of cpuinfo that hold the first processor
 _BYTES = 4096
 # Up to so many sequences a decoder's 4-bit graph wins over the one in int8 by rows, which needs
 # sums of four products in one instruction less (docs/decisions/0012).
-LONE_ROWS, LONE_ROWS_WITH_DOTS = 3, 8
+LONE_ROWS, LONE_ROWS_WITH_DOTS = 3, 4
 _DOTS = frozenset({"avx512_vnni", "avx_vnni"})
 
 

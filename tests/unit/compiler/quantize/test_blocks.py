@@ -130,7 +130,7 @@ def test_calibrated_rounding_loses_less_of_the_outputs(block_size):
 def test_calibrated_columns_are_seven_bits_and_lose_less_of_the_outputs():
     x, weights = correlated(), draw(K, N)
     integers, scales = round_columns(weights, inverse_factor(x.T @ x / len(x)))
-    assert integers.dtype == np.int8 and -63 <= integers.min() and integers.max() <= 64
+    assert integers.dtype == np.int8 and integers.min() >= -63 and integers.max() <= 64
     nearest, steps = quantize_columns(weights)
     np.testing.assert_array_equal(scales, steps)
     losses = [((x @ (each * steps - weights)) ** 2).mean() for each in (integers, nearest)]

@@ -76,7 +76,7 @@ def test_a_draft_is_verified_by_the_graph_that_decodes_one_row(tiny_path):
 
 
 def test_untuned_the_cpu_says_up_to_how_many_rows_the_lone_graph_is_taken(tiny_path, monkeypatch):
-    for flags, rows in (("model name : xflags : sse avx2", 3), ("flags : avx512_vnni avx2", 8)):
+    for flags, rows in (("model name : xflags : sse avx2", 3), ("flags : avx512_vnni avx2", 4)):
         monkeypatch.setattr(tuned, "_cpu", lambda flags=flags: flags)
         assert decoder(tiny_path, lone_rows=None)._lone_rows == rows
 
