@@ -170,7 +170,8 @@ Examples:
 @click.option(
     "--block-size",
     type=click.Choice(["32", "64", "128"]),
-    help="Weight-only: weights that share a scale; by default 64 of 4 bits, 32 of 8.",
+    help="Weight-only: weights that share a scale at most; 32 unasked. 4 bits in larger blocks "
+    "prefill faster, and an answer then depends on its company.",
 )
 @click.option(
     "--head-bits", type=click.Choice(["4", "8"]), help="Weight-only: of the head; 4 unasked."

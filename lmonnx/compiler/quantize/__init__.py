@@ -77,8 +77,8 @@ def quantize(
             the default, and "both".
         granularity: What shares an activation scale; of decoders always a row.
         bits: Of weight-only weights, 4 or 8.
-        block_size: How many of those share a scale: 32, 64 or 128; None is 64 of four bits and 32
-            of eight.
+        block_size: How many of those share a scale at most: 32, 64 or 128; fewer where that leaves
+            a remainder. None is 32, with which an answer does not depend on its company.
         head_bits: Of a weight-only head and the table that it may be, 4 or 8.
         calibrate: Let a decoder write some text, and round so that on this and on the other half
             of the sentences its outputs stay; without it weights are rounded to the nearest, in a

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -24,14 +24,10 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One graph of a bundle: how its products are held, and whether activations are smoothed.
-
-    `ends` is how the first and last products of the body are.
-    """
+    """One graph of a bundle: how its products are held, and whether activations are smoothed."""
 
     role: str
     body: Form
-    ends: Form
     head: Form
     smoothed: bool
 
@@ -44,11 +40,9 @@ class Plan:
 # By bits. Of few bits the head loses most, but it is a fifth of a small model's bytes.
 HEADS = {4: Form(4, 32), 8: Form(8, 64)}
 HEAD_BITS = 4
-# Of the products before the head, in 8 bits where the others have 4: errors of the first go through
-# all others, and the last make the logits. A byte of theirs gains most (docs/decisions/0012).
-FIRST, LAST = 1 / 10, 1 / 30
-# By bits: where weights are nearly exact, it is activations that smaller blocks are for.
-BLOCKS = {4: 64, 8: 32}
+# By bits, at most. With 4 bits onnxruntime 1.32 gives the same product for one row and for several
+# in blocks of 32 alone: larger ones prefill faster, and let an answer depend on its company.
+BLOCKS = {4: 32, 8: 32}
 # How much perplexity may rise unasked. Q4_0 of llama.cpp takes a model of 135M parameters up by
 # 19%, one of 7B by 2%: what is too much for a model only its user knows.
 DROPS: Mapping[tuple[Method, int], float] = {
@@ -73,11 +67,10 @@ def plans(
         block_size: How many of them share a scale.
         head_bits: Of the head of graphs in blocks, 4 or 8; by rows it has 8.
     """
-    rows = Plan("model", BY_ROWS, BY_ROWS, HEADS[8], smoothed=True)
+    rows = Plan("model", BY_ROWS, HEADS[8], smoothed=True)
     blocks = Plan(
         "model",
         Form(bits, block_size),
-        Form(8, block_size),
         HEADS[max(bits, head_bits)],
         smoothed=False,
     )
@@ -101,10 +94,11 @@ def forms(model: onnx.ModelProto, plan: Plan, kept: Collection[str]) -> dict[str
     vocabulary = _vocabulary(shapes, tables)
     heads = [x.name for x in layers if x.rows or shapes[x.weight][1] == vocabulary]
     body = [layer.name for layer in layers if layer.name not in heads]
-    found = dict.fromkeys(body, plan.body)
-    found |= dict.fromkeys(_at_ends(body), plan.ends) | dict.fromkeys(heads, plan.head)
+    widths = {x.name: shapes[x.weight][1 if x.rows else 0] for x in layers}
+    found = {name: _fitting(plan.body, widths[name]) or plan.body for name in body}
+    found |= dict.fromkeys(heads, plan.head)
     for table, name in tables.items():
-        form = _fitting(plan.head, shapes[table][1])
+        form = _fitting(plan.head, shapes[table][1]) or Form(0, 0)
         if table not in tied:
             found[name] = form
         else:
@@ -112,16 +106,11 @@ def forms(model: onnx.ModelProto, plan: Plan, kept: Collection[str]) -> dict[str
     return {name: form for name, form in found.items() if name not in kept and form.bits}
 
 
-def _at_ends(names: Sequence[str]) -> list[str]:
-    first, last = round(len(names) * FIRST), round(len(names) * LAST)
-    return [*names[:first], *names[len(names) - last :]]
-
-
 def _vocabulary(shapes: Mapping[str, tuple[int, ...]], tables: Mapping[str, str]) -> int:
     return max((shapes[name][0] for name in tables), default=0)
 
 
-def _fitting(form: Form, width: int) -> Form:
-    """Return the form with the largest blocks that divide a width, or one of no bits."""
+def _fitting(form: Form, width: int) -> Form | None:
+    """Return the form with the largest blocks that leave no remainder of a width, if any do."""
     sizes = [size for size in BLOCK_SIZES if size <= form.block_size and width % size == 0]
-    return Form(form.bits, max(sizes)) if sizes else Form(0, 0)
+    return replace(form, block_size=max(sizes)) if sizes else None

@@ -153,6 +153,8 @@ class Engine:
             slot.index, tokens, piece.start, keep=piece.keep, company=None
         )
         slot.tokens += tokens
+        if len(tokens) > 1:
+            slot.read = len(slot.tokens)
         if piece.is_last:
             self._scheduler.reading.popleft()
             self._join(job)

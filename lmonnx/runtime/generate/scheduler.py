@@ -75,7 +75,7 @@ class Scheduler:
             if self._should_wait(job):
                 break
             self.waiting.popleft()
-            job.slots = [self._slots.claim(job.prompt[: job.reads_from])]
+            job.slots = [self._slots.claim(_reusable(job))]
             job.slots += [self._slots.claim(()) for _ in range(job.width - 1)]
             one_left = len(job.slots[0].tokens) == len(job.prompt) - 1
             if one_left and job.width == 1 and job.reads_from == len(job.prompt) - 1:
@@ -94,10 +94,20 @@ class Scheduler:
         if job.reads_from < len(job.prompt) - 1:
             size = min(size, self._most_kept)
         stop = min(start + size, len(job.prompt))
+        if stop == len(job.prompt) - 1:  # no row alone: see `_reusable`
+            stop += 1
         return Piece(job, start, stop, max(0, stop - max(start, job.reads_from)))
 
     def _should_wait(self, job: Job) -> bool:
         """Say whether a prompt that is being read begins alike: its rows are copied when it is."""
-        hidden = job.prompt[: job.reads_from]
+        hidden = _reusable(job)
         later = max((common_prefix(other.prompt, hidden) for other in self.reading), default=0)
         return later - self._slots.shared(hidden) >= WORTH_WAITING
+
+
+def _reusable(job: Job) -> list[int]:
+    """Return the tokens whose rows may come from another prompt.
+
+    Two at least are left to be read: a row that is read alone differs in its last bits.
+    """
+    return job.prompt[: max(0, min(job.reads_from, len(job.prompt) - 2))]

@@ -12,13 +12,21 @@ from lmonnx.runtime.generate.kv_cache import KVCache
 class Slot:
     """A place in the cache: `tokens` are those whose keys and values it holds, from the first on.
 
-    `index` changes when slots change places; whoever has a slot keeps this object.
+    The first `read` of them were read as a prompt, and serve other prompts. Those that were
+    decoded one at a time do not: attention rounds one row otherwise than several, and int8
+    activations make half a nat of it (docs/decisions/0011). `index` changes when slots change
+    places; whoever has a slot keeps this object.
     """
 
     index: int
     tokens: list[int] = field(default_factory=list)
+    read: int = 0
     taken: bool = False
     stamp: int = 0  # of its last use: the longest idle is given away first
+
+    def shares(self, tokens: Sequence[int]) -> int:
+        """Return how many of the first tokens it holds for other prompts."""
+        return min(self.read, common_prefix(self.tokens, tokens))
 
 
 class Slots:
@@ -40,23 +48,23 @@ class Slots:
 
     def shared(self, tokens: Sequence[int]) -> int:
         """Return how many of the first tokens some slot holds already."""
-        return max(common_prefix(slot.tokens, tokens) for slot in self._slots)
+        return max(slot.shares(tokens) for slot in self._slots)
 
     def claim(self, tokens: Sequence[int]) -> Slot:
         """Give an idle slot that holds as many of the first tokens as any slot does.
 
         They are used where they are, if nothing else would be lost by it, else copied.
         """
-        known = [common_prefix(slot.tokens, tokens) for slot in self._slots]
+        known = [slot.shares(tokens) for slot in self._slots]
         source = self._slots[max(range(len(known)), key=known.__getitem__)]
         rows = known[source.index]
         idle = [slot for slot in self._slots if not slot.taken]
         target = min(idle, key=lambda slot: (bool(slot.tokens), slot.stamp))
-        if not source.taken and rows and (rows == len(source.tokens) or len(idle) == 1):
+        if not source.taken and rows and (rows == source.read or len(idle) == 1):
             target = source
         if target is not source:
             self._cache.copy(source.index, target.index, 0, rows)
-        target.tokens = list(tokens[:rows])
+        target.tokens, target.read = list(tokens[:rows]), rows
         target.taken = True
         return target
 

@@ -15,7 +15,7 @@ from lmonnx.compiler.quantize.folding import Factors, find_folds
 from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.compiler.quantize.moments import observe_moments
 from lmonnx.compiler.quantize.own_text import write_text
-from lmonnx.compiler.quantize.recipes import Method, forms, plans
+from lmonnx.compiler.quantize.recipes import Method, plans
 from lmonnx.measure.perplexity import Predictor, read_windows, window_inputs
 from lmonnx.progress import silent
 from lmonnx.runtime.session import Session, SessionConfig
@@ -268,10 +268,11 @@ def test_with_a_head_of_eight_bits_both_graphs_share_it():
     assert plans(Method.BOTH, 4, 64)[1].head == Form(4, 32)
 
 
-def test_the_first_and_the_last_products_have_eight_bits(tmp_path):
-    bundle = exported(tmp_path, num_hidden_layers=5)
-    model = load_graph(bundle.file("onnx/model.onnx"))
-    layers = find_layers(model)
-    (plan,) = plans(Method.WEIGHT_ONLY, 4, 32)
-    bits = [forms(model, plan, ())[layer.name].bits for layer in layers]
-    assert bits == [8] * 2 + [4] * 17 + [8] + [4]
+def test_blocks_are_the_largest_that_leave_no_remainder(bundle, tmp_path):
+    made = quantize(bundle, tmp_path / "a", block_size=128, calibrate=False, max_drop=0.99)
+    graph = load_graph(made.file("onnx/model.onnx")).graph
+    for node in (n for n in graph.node if n.op_type == "MatMulNBits"):
+        held = {a.name: a.i for a in node.attribute}
+        size, width = held["block_size"], held["K"]
+        assert width % size == 0 or size == 128
+        assert size == 128 or width % (2 * size) or "head" in node.name

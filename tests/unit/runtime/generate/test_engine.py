@@ -86,7 +86,32 @@ def test_samples_of_a_prompt_share_its_reading_and_differ(load, monkeypatch):
         decoder, "extend", lambda *a, **k: sizes.append(len(a[1])) or extend(*a, **k)
     )
     found = ids(model(["once there was a dog"], greedy(9, temperature=1.0, seed=3, n=4)))
-    assert sizes == [21] and len(set(found)) == 4
+    assert sizes == [21, 2, 2, 2] and len(set(found)) == 4  # a row is never read alone
+
+
+def test_what_was_decoded_is_read_again_as_a_prompt(load, monkeypatch):
+    model, sizes = load(), []
+    decoder = model._engine._decoder
+    extend = decoder.extend
+    monkeypatch.setattr(
+        decoder, "extend", lambda *a, **k: sizes.append(len(a[1])) or extend(*a, **k)
+    )
+    first = model(["once there was a dog"], greedy(6))[0]
+    prompt = [*model.tokenizer.prompt("once there was a dog"), *first.token_ids, 9]
+    model([prompt], greedy(2))
+    assert sizes == [first.prompt_tokens, len(first.token_ids) + 1]
+
+
+def test_no_piece_of_a_prompt_is_one_token(load, monkeypatch):
+    monkeypatch.setattr("lmonnx.runtime.generate.scheduler.ALONE", 4)
+    model, sizes = load(), []
+    decoder = model._engine._decoder
+    extend = decoder.extend
+    monkeypatch.setattr(
+        decoder, "extend", lambda *a, **k: sizes.append(len(a[1])) or extend(*a, **k)
+    )
+    model([[7] * 9], greedy(2))
+    assert sizes == [4, 5]
 
 
 def test_a_seed_gives_the_same_samples_in_any_company(tiny, solo):

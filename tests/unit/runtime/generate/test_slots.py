@@ -29,6 +29,7 @@ class Machine:
             for array in self.cache.view(slot.index, 1).values():
                 array[0, :, len(slot.tokens)] = 100 * len(slot.tokens) + token
             slot.tokens.append(token)
+        slot.read = len(slot.tokens)
 
     def check(self):
         slots = self.slots._slots

@@ -1,0 +1,53 @@
+"""SmolLM2 in 4 and 8 bits: the same tokens alone, again, in company, however a prompt is cut."""
+
+import pytest
+
+import lmonnx
+from lmonnx import SamplingParams
+from lmonnx.compiler.checkpoint import open_checkpoint
+from lmonnx.compiler.export import export
+from lmonnx.compiler.quantize import quantize
+from lmonnx.runtime.generate import scheduler
+from tests.conftest import MODELS
+
+SOURCE = MODELS / "smollm2-135m-instruct"
+PROMPTS = (
+    "Once upon a time, the city",
+    "Once upon a time",
+    "The sky is",
+    "A list of three fruits: apples,",
+    "def fibonacci(n):",
+    "Dear Sir or Madam, I am writing to you because",
+)
+GREEDY = SamplingParams(max_new_tokens=24)
+
+pytestmark = [
+    pytest.mark.parity,
+    pytest.mark.skipif(not SOURCE.is_dir(), reason="LMONNX_MODELS has no smollm2-135m-instruct"),
+]
+
+
+@pytest.fixture(scope="module", params=[4, 8])
+def bundle(request, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("company")
+    exported = export(open_checkpoint(str(SOURCE)), folder / "fp32", verify=False)
+    return quantize(exported, folder / "made", bits=request.param, calibrate=False, max_drop=1).path
+
+
+def ids(completions):
+    return [found.token_ids for found in completions]
+
+
+def test_answers_do_not_depend_on_company_repetition_or_pieces(bundle, monkeypatch):
+    with lmonnx.load(bundle, context=512) as model:
+        together = ids(model(PROMPTS, GREEDY))
+        again = [ids(model(prompt, GREEDY))[0] for prompt in PROMPTS]
+    alone = []
+    for prompt in PROMPTS:
+        with lmonnx.load(bundle, context=512, verify=False) as model:
+            alone += ids(model(prompt, GREEDY))
+    assert together == alone
+    assert again == alone
+    monkeypatch.setattr(scheduler, "ALONE", 3)
+    with lmonnx.load(bundle, context=512, verify=False) as model:
+        assert ids(model(PROMPTS, GREEDY)) == alone
