@@ -5,7 +5,8 @@ r"""Time decoders on one prompt, and on eight at once, in turn; print tokens a s
 
 Every contender is a process of its own, stopped while another is timed; rounds go through all in a
 new order each, with prompts that nobody read before; the best round counts. IDS.json is a list of
-token ids of real text. Samples go to benchmarks/results/<cpu>/decoders.json.
+token ids of real text. Samples go to
+benchmarks/results/<cpu>/decoders/samples.json.
 """
 
 from __future__ import annotations
@@ -62,9 +63,9 @@ def main() -> None:
         "load_average": {"before": before, "after": machine.load_average()},
         "contenders": samples,
     }
-    folder = arguments.out / machine.slug(result["machine"])
+    folder = arguments.out / machine.slug(result["machine"]) / "decoders"
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "decoders.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+    (folder / "samples.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
     print("\n".join(table(result)))
 
 

@@ -132,7 +132,7 @@ Examples:
     callback=_top_k,
     metavar="N|all",
     help="How many labels, answers, tokens or documents to give, the best first; by default 1 "
-    "label or answer, 5 tokens, all documents.",
+    "label or answer, 5 tokens, all documents. Of decoders: draw from the N likeliest.",
 )
 @click.option("--query", metavar="TEXT", help="What documents are ranked for; these are the TEXTs.")
 @_questions
@@ -190,7 +190,8 @@ def run(
     if unfit := sorted(given.keys() - form.options):
         option = unfit[0].replace("_", "-")
         raise click.UsageError(f"--{option} is not for {served}, which {bundle} answers")
-    if given.get("top_k") == ALL and served in (Task.QUESTION_ANSWERING, Task.FILL_MASK):
+    counted = (Task.QUESTION_ANSWERING, Task.FILL_MASK, Task.TEXT_GENERATION)
+    if given.get("top_k") == ALL and served in counted:
         raise click.UsageError(f"--top-k is a number for {served}")
     if given.get("top_k") == ALL:
         given["top_k"] = None

@@ -70,6 +70,7 @@ def test_chat_applies_the_template_and_a_system_message(model):
         (("x", "--schema", "no-such-file.json"), "cannot be read"),
         (("x", "--grammar", "no-such-file.lark"), "cannot be read"),
         (("x", "--long", "window"), "long"),
+        (("x", "--top-k", "all"), "--top-k is a number"),
         (("x", "--candidate-labels", "a"), "is for text-generation"),
         (("word " * 500,), "160"),
         (("x", "--num-beams", "1000"), "num_beams"),
@@ -80,6 +81,11 @@ def test_what_cannot_be_is_one_clear_line(arguments, said):
     assert result.exit_code in {1, 2}
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+def test_options_that_are_no_sampling_params_are_refused(model):
+    with pytest.raises(lmonnx.InputError, match="give SamplingParams"):
+        model("x", {"temperature": 1})
 
 
 def test_options_of_decoding_are_refused_by_a_classifier(tiny_bundle):

@@ -121,7 +121,7 @@ class TextGenerator:
         Raises:
             InputError: As for a call, at once; or there would be several completions.
         """
-        if params is not None and (params.n > 1 or params.num_beams > 1):
+        if isinstance(params, SamplingParams) and max(params.n, params.num_beams) > 1:
             raise InputError("a stream is of one completion: leave n and num_beams at 1")
         (job,) = self._jobs(prompt, params)
         self._engine.check(job)
@@ -225,7 +225,9 @@ class TextGenerator:
 
     def _jobs(self, prompt: Prompt, params: SamplingParams | None) -> list[Job]:
         ids = self._ids(prompt)
-        params = params or GREEDY
+        params = GREEDY if params is None else params
+        if not isinstance(params, SamplingParams):
+            raise InputError(f"params is {type(params).__name__}; give SamplingParams(…)")
         if params.max_new_tokens is None:  # what nobody asked for cannot be too much
             left = max(1, params.min_new_tokens, self.context - len(ids))
             params = replace(params, max_new_tokens=min(params.limit, left))
