@@ -51,7 +51,8 @@ sampling = options.together(
     click.option("--grammar", metavar="FILE", help="The answer is of this Lark grammar."),
     click.option(
         "--prompt-lookup", type=click.IntRange(min=0), metavar="N",
-        help="Guess up to N tokens from the prompt; the same answer, sooner where it copies.",
+        help="Guess up to N tokens from the prompt: sooner where it copies. The same answer, but "
+        "for near-ties of quantized bundles.",
     ),
 )  # fmt: skip
 several = options.together(

@@ -74,8 +74,7 @@ def bench_generation(
         prompt_tokens: Of each request, cut from sentences that come with lmonnx.
         new_tokens: That each request is answered with, whatever the model would stop at.
         rounds: How often each figure is taken.
-        together: How many requests run at once, in turn; those that the cache cannot hold are
-            left out.
+        together: How many requests run at once, in turn; the cache has a slot for each.
         threads: Threads that a step uses; None takes what the cgroup's quota allows.
         providers: onnxruntime's execution providers.
         progress: Told after each round.

@@ -160,7 +160,7 @@ def beam_search(model, prompt, params, stop_ids, top):
     import torch
 
     options = {"stop_ids": stop_ids, "vocabulary": 40}
-    search = BeamSearch(params, prompt_length=len(prompt), **options)
+    search = BeamSearch(params, **options)
     rules = [Rules(params, prompt=prompt, encode=None, **options) for _ in range(params.num_beams)]
     rows = [prompt]
     while not search.is_done:

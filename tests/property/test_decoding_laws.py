@@ -190,7 +190,7 @@ def test_enough_beams_find_the_best_of_all_sequences(seed, penalty, length):
     params = SamplingParams(
         num_beams=beams, max_new_tokens=length, length_penalty=penalty, early_stopping="never"
     )
-    search = BeamSearch(params, prompt_length=1, stop_ids=[0], vocabulary=width)
+    search = BeamSearch(params, stop_ids=[0], vocabulary=width)
     while not search.is_done:
         search.advance(np.stack([row(text) for text in search.sequences]))
 
@@ -209,9 +209,7 @@ def test_enough_beams_find_the_best_of_all_sequences(seed, penalty, length):
 def test_the_best_candidates_are_all_that_a_search_needs(seed, beams):
     rng = np.random.default_rng(seed)
     params = SamplingParams(num_beams=beams, n=beams, max_new_tokens=6)
-    whole, short = (
-        BeamSearch(params, prompt_length=1, stop_ids=[0, 5], vocabulary=V) for _ in range(2)
-    )
+    whole, short = (BeamSearch(params, stop_ids=[0, 5], vocabulary=V) for _ in range(2))
     while not whole.is_done:
         block = log_softmax(rng.standard_normal((beams, V)).astype(np.float32))
         ids = np.argsort(-block, axis=1, kind="stable")[:, : short.candidates]

@@ -99,23 +99,17 @@ class _Writer(BlockWriter):
                 self._layer(layers[node_name(node)], node.output[0])
             else:
                 self.nodes.append(node)
-        used = {name for node in self.nodes for name in node.input}
-        del graph.node[:]
-        graph.node.extend(self.nodes)
-        del graph.initializer[:]
-        for name in (*self.tensors, *self.added):
-            if name in used:
-                graph.initializer.append(self.added.get(name) or self._kept(name))
+        self.replace(self.tensors)
 
-    def _kept(self, name: str) -> onnx.TensorProto:
+    def kept(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         """Take a constant over, with its factors where it is a norm's weight or a float matrix."""
-        factors = self.recipe.factors
+        factors, name = self.recipe.factors, tensor.name
         if name in factors.vectors:
-            self.store(name, self.read(self.tensors[name]) * factors.vectors[name])
+            self.store(name, self.read(tensor) * factors.vectors[name])
         elif name in factors.rows or name in factors.columns:
-            self.store(name, factors.apply(name, np.asarray(self.read(self.tensors[name]))))
+            self.store(name, factors.apply(name, np.asarray(self.read(tensor))))
         else:
-            return self.copied(self.tensors[name])
+            return self.copied(tensor)
         return self.added[name]
 
     def _lookup(self, node: onnx.NodeProto) -> None:

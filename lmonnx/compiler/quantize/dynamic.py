@@ -105,13 +105,7 @@ class _Rewriter(Rounding):
         if self.switched:
             shape = [len(layers)]
             graph.input.append(helper.make_tensor_value_info(SWITCHES, 9, shape))  # 9: bool
-        used = {name for node in self.nodes for name in node.input}
-        del graph.node[:]
-        graph.node.extend(self.nodes)
-        del graph.initializer[:]
-        for name in (*self.tensors, *self.added):
-            if name in used:
-                graph.initializer.append(self.added.get(name) or self.copied(self.tensors[name]))
+        self.replace(self.tensors)
 
     def _prepare(self, layers: Sequence[onnx.NodeProto]) -> None:
         """Choose which values have factors a channel, and which have an empty side."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from pathlib import Path
@@ -43,6 +44,25 @@ class GraphWriter:
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             return tensor
         return self._outside(tensor.name, self.read(tensor))
+
+    def kept(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
+        """Return a constant of the source that the new nodes read: as it is, by default."""
+        return self.copied(tensor)
+
+    def replace(self, tensors: Mapping[str, onnx.TensorProto]) -> None:
+        """Put the new nodes in the place of the graph's, with the constants that they read.
+
+        Args:
+            tensors: The source's constants by name.
+        """
+        graph = self.model.graph
+        used = {name for node in self.nodes for name in node.input}
+        del graph.node[:]
+        graph.node.extend(self.nodes)
+        del graph.initializer[:]
+        for name in (*tensors, *self.added):
+            if name in used:
+                graph.initializer.append(self.added.get(name) or self.kept(tensors[name]))
 
     def store(self, name: str, array: NDArray[Any]) -> str:
         """Add a constant, once a name; return the name."""

@@ -48,7 +48,6 @@ class BeamSearch:
         self,
         params: SamplingParams,
         *,
-        prompt_length: int,
         stop_ids: Sequence[int],
         vocabulary: int,
     ) -> None:
@@ -56,7 +55,6 @@ class BeamSearch:
 
         Args:
             params: `num_beams`, `n`, `max_new_tokens`, `length_penalty` and `early_stopping`.
-            prompt_length: Tokens of the prompt; scores count the completion alone.
             stop_ids: All that end a sequence (see `stopping.ids_that_stop`).
             vocabulary: V, the width of the logits.
         """

@@ -31,7 +31,6 @@ class Beams(Job):
         self._is_idle = self._rules[0].is_idle
         self._search = BeamSearch(
             params,
-            prompt_length=len(self.prompt),
             stop_ids=self._stops,
             vocabulary=voice.vocabulary,
         )

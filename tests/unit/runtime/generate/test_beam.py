@@ -8,7 +8,7 @@ from lmonnx.runtime.generate.params import SamplingParams
 
 def search(vocabulary=4, **options):
     params = SamplingParams(**{"num_beams": 2, "max_new_tokens": 3} | options)
-    return BeamSearch(params, prompt_length=1, stop_ids=[0], vocabulary=vocabulary)
+    return BeamSearch(params, stop_ids=[0], vocabulary=vocabulary)
 
 
 def logs(*rows):

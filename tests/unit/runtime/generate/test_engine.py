@@ -23,6 +23,18 @@ def greedy(count=24, **options):
     return SamplingParams(max_new_tokens=count, ignore_eos=True, **options)
 
 
+@pytest.fixture
+def watched(load, monkeypatch):
+    """A model, and how many tokens each piece of a prompt had that it read."""
+    model, sizes = load(), []
+    decoder = model._engine._decoder
+    extend = decoder.extend
+    monkeypatch.setattr(
+        decoder, "extend", lambda *a, **k: sizes.append(len(a[1])) or extend(*a, **k)
+    )
+    return model, sizes
+
+
 def is_empty(model):
     """Whether nothing runs, waits or holds a slot."""
     model([[1]], greedy(1))  # a step lets go of what was cancelled
@@ -64,13 +76,8 @@ def test_what_a_request_left_in_the_cache_changes_nothing_but_the_work(load, sol
         assert ids(model([prompt], greedy())) == ids(solo([prompt], greedy()))
 
 
-def test_a_known_beginning_is_not_read_again(load, monkeypatch):
-    model, sizes = load(), []
-    decoder = model._engine._decoder
-    extend = decoder.extend
-    monkeypatch.setattr(
-        decoder, "extend", lambda *a, **k: sizes.append(len(a[1])) or extend(*a, **k)
-    )
+def test_a_known_beginning_is_not_read_again(watched):
+    model, sizes = watched
     first = model(["once there was a dog"], greedy(4))[0]
     model(["once there was a dog" + "!" * 10], greedy(4))
     assert sizes == [first.prompt_tokens, 10]
@@ -78,38 +85,23 @@ def test_a_known_beginning_is_not_read_again(load, monkeypatch):
     assert sizes[2:] == [3, 5]  # "cat" and "cat!!": what both begin with is copied
 
 
-def test_samples_of_a_prompt_share_its_reading_and_differ(load, monkeypatch):
-    model, sizes = load(), []
-    decoder = model._engine._decoder
-    extend = decoder.extend
-    monkeypatch.setattr(
-        decoder, "extend", lambda *a, **k: sizes.append(len(a[1])) or extend(*a, **k)
-    )
+def test_samples_of_a_prompt_share_its_reading_and_differ(watched):
+    model, sizes = watched
     found = ids(model(["once there was a dog"], greedy(9, temperature=1.0, seed=3, n=4)))
     assert sizes == [21, 2, 2, 2] and len(set(found)) == 4  # a row is never read alone
 
 
-def test_what_was_decoded_is_read_again_as_a_prompt(load, monkeypatch):
-    model, sizes = load(), []
-    decoder = model._engine._decoder
-    extend = decoder.extend
-    monkeypatch.setattr(
-        decoder, "extend", lambda *a, **k: sizes.append(len(a[1])) or extend(*a, **k)
-    )
+def test_what_was_decoded_is_read_again_as_a_prompt(watched):
+    model, sizes = watched
     first = model(["once there was a dog"], greedy(6))[0]
     prompt = [*model.tokenizer.prompt("once there was a dog"), *first.token_ids, 9]
     model([prompt], greedy(2))
     assert sizes == [first.prompt_tokens, len(first.token_ids) + 1]
 
 
-def test_no_piece_of_a_prompt_is_one_token(load, monkeypatch):
+def test_no_piece_of_a_prompt_is_one_token(watched, monkeypatch):
     monkeypatch.setattr("lmonnx.runtime.generate.scheduler.ALONE", 4)
-    model, sizes = load(), []
-    decoder = model._engine._decoder
-    extend = decoder.extend
-    monkeypatch.setattr(
-        decoder, "extend", lambda *a, **k: sizes.append(len(a[1])) or extend(*a, **k)
-    )
+    model, sizes = watched
     model([[7] * 9], greedy(2))
     assert sizes == [4, 5]
 
