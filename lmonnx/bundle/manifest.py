@@ -27,6 +27,9 @@ class Task(StrEnum):
     FEATURE_EXTRACTION = "feature-extraction"
     TEXT_RANKING = "text-ranking"
     TEXT_GENERATION = "text-generation"
+    TRANSLATION = "translation"
+    SUMMARIZATION = "summarization"
+    TEXT_TO_TEXT = "text2text-generation"
 
 
 class Precision(StrEnum):
@@ -175,12 +178,46 @@ class CacheSpec:
     head_size: int  # D
 
 
+class Place(StrEnum):
+    """Where a language's token stands."""
+
+    BEFORE = "before"  # before the source's tokens
+    AFTER = "after"  # after the source's tokens, its end included
+    START = "start"  # in the place of the token that the decoder starts with
+    FORCED = "forced"  # the first token that the decoder must choose
+    NONE = "none"
+
+
+@dataclass(frozen=True, slots=True)
+class Languages:
+    """The languages of a model: codes → token ids, where they stand, and which are the defaults."""
+
+    ids: Mapping[str, int]
+    source_place: Place
+    target_place: Place
+    source: str | None = None
+    target: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Seq2Seq:
+    """What an encoder-decoder has beside a decoder (docs/decisions/0013-seq2seq.md).
+
+    The decoder starts with `start_id`; `prefixes` are what stands before a text, by the task's
+    name in the checkpoint ("translation_en_to_de").
+    """
+
+    start_id: int | None
+    languages: Languages | None = None
+    prefixes: Mapping[str, str] | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Generation:
     """How a decoder generates; `context` is the most tokens that prompt and completion may have.
 
     `defaults` are the checkpoint's sampling settings, in transformers' names; `chat_template` is
-    the file of the jinja template.
+    the file of the jinja template; `seq2seq` is set where an encoder reads the source.
     """
 
     context: int
@@ -190,6 +227,7 @@ class Generation:
     bos_id: int | None = None
     chat_template: str | None = None
     defaults: Mapping[str, Any] | None = None
+    seq2seq: Seq2Seq | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,8 +289,14 @@ class Manifest:
 
     def replace_graph(self, graph: GraphSpec, *, precision: Precision | None = None) -> Manifest:
         """Return a copy with another graph of the same interface, its files not yet hashed."""
+        return self.replace_graphs({"model": graph}, precision=precision)
+
+    def replace_graphs(
+        self, graphs: Mapping[str, GraphSpec], *, precision: Precision | None = None
+    ) -> Manifest:
+        """Return a copy with other graphs by role, their files not yet hashed."""
         kept = precision or self.precision
-        return replace(self, graphs={"model": graph}, precision=kept, files=None)
+        return replace(self, graphs=graphs, precision=kept, files=None)
 
     def to_json(self) -> str:
         """Return the text of lmonnx.json: the same manifest gives the same bytes."""

@@ -12,6 +12,7 @@ from lmonnx.bundle.manifest import MANIFEST, Manifest, Parity, Step
 from lmonnx.compiler.card import model_card
 
 MODEL_FILE = "onnx/model.onnx"
+SEQ2SEQ_FILES = {"encoder": "onnx/encoder_model.onnx", "decoder": "onnx/decoder_model.onnx"}
 CARD = "README.md"
 _PACKAGES = ("lmonnx", "numpy", "onnx", "onnxruntime", "tokenizers")
 
