@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from copy import copy
-from types import TracebackType
+from collections.abc import Iterable
 
-from lmonnx.errors import InputError, LmonnxError
 from lmonnx.runtime.generate.decoder import Decoder
-from lmonnx.runtime.generate.request import Chunk, Job
+from lmonnx.runtime.generate.request import Job
 from lmonnx.runtime.generate.scheduler import Scheduler
 from lmonnx.runtime.generate.slots import Slots
+from lmonnx.runtime.generate.turns import Blame, Turns
 
 
-class Engine:
-    """Runs jobs; any number of threads may submit, and whoever waits takes the next step for all.
-
-    It has no thread of its own: nothing runs, and nothing hangs, where nobody waits.
-    """
+class Engine(Turns[Job]):
+    """Runs the jobs of a decoder; see `Turns`."""
 
     def __init__(self, decoder: Decoder) -> None:
+        super().__init__()
         cache = decoder.cache
         self._decoder = decoder
         self._slots = Slots(cache)
@@ -29,77 +23,10 @@ class Engine:
             self._slots, count=cache.slots, context=cache.length, vocabulary=decoder.vocabulary
         )
         self._live: list[Job] = []
-        self._arrived: deque[Job] = deque()
-        self._turn = threading.Condition()
-        self._stepping = self._closed = False
-
-    def check(self, job: Job) -> None:
-        """Refuse a job that cannot run.
-
-        Raises:
-            InputError: It can never fit, or the engine is closed.
-        """
-        if self._closed:
-            raise InputError("the model is closed; load the bundle again")
-        self._scheduler.check(job)
-
-    def submit(self, job: Job) -> None:
-        """Put a job in line.
-
-        Raises:
-            InputError: It can never fit, or the engine is closed.
-        """
-        with self._turn:
-            self.check(job)
-            self._arrived.append(job)
-
-    def cancel(self, job: Job) -> None:
-        """Let a job end before its next step; one that has ended stays as it is."""
-        job.is_cancelled = True
-
-    def wait(self, job: Job) -> None:
-        """Run the engine until a job has ended.
-
-        Raises:
-            LmonnxError: The job has failed.
-        """
-        self._drive(lambda: job.has_ended)
-        _raise(job)
-
-    def chunks(self, job: Job) -> Iterator[Chunk]:
-        """Yield a job's chunks as they come; closing the iterator cancels the job.
-
-        The job is in line from the first chunk asked for, so an iterator never begun costs nothing.
-
-        Raises:
-            LmonnxError: The job has failed.
-        """
-        try:
-            self.submit(job)
-            while True:
-                self._drive(lambda: bool(job.news) or job.has_ended)
-                while job.news:
-                    yield job.news.popleft()
-                _raise(job)
-                if job.has_ended:
-                    return
-        finally:
-            self.cancel(job)
-
-    def close(self) -> None:
-        """End every job, with an error for who waits; wait for the step that is running."""
-        with self._turn:
-            self._closed = True
-            self._turn.wait_for(lambda: not self._stepping)
-            self._abandon(InputError("the model was closed before the answer was done"))
-            self._turn.notify_all()
 
     def step(self) -> bool:
-        """Run one step for all jobs; return whether there is more to do.
-
-        For the one caller at a time that `wait` and `chunks` choose among themselves.
-        """
-        self._take_in()
+        """Run one step for all jobs; return whether there is more to do."""
+        self._scheduler.waiting.extend(self._take_in())
         self._sweep()
         for job in self._scheduler.admit():
             self._join(job)
@@ -107,30 +34,16 @@ class Engine:
         self._decode()
         return bool(self._live or self._scheduler.reading or self._scheduler.waiting)
 
-    def _drive(self, ready: Callable[[], bool]) -> None:
-        """Step until `ready`, or let another thread step: one at a time."""
-        while True:
-            with self._turn:
-                self._turn.wait_for(lambda: not self._stepping or ready())
-                if ready():
-                    return
-                self._stepping = True
-            try:
-                self.step()
-            except BaseException as error:
-                # A step that was cut short leaves rows of which nothing is known any more.
-                self._abandon(error)
-                if not isinstance(error, Exception):
-                    raise
-            finally:
-                with self._turn:
-                    self._stepping = False
-                    self._turn.notify_all()
+    def _check(self, job: Job) -> None:
+        self._scheduler.check(job)
 
-    def _take_in(self) -> None:
-        with self._turn:
-            self._scheduler.waiting.extend(self._arrived)
-            self._arrived.clear()
+    def _forget(self) -> Iterable[Job]:
+        lines = (self._live, self._scheduler.reading, self._scheduler.waiting)
+        jobs = [job for line in lines for job in line]
+        for line in lines:
+            line.clear()
+        self._slots.forget()
+        return jobs
 
     def _sweep(self) -> None:
         """Let go of jobs that were cancelled."""
@@ -158,7 +71,7 @@ class Engine:
         if piece.is_last:
             self._scheduler.reading.popleft()
             self._join(job)
-        with _Blame(job):
+        with Blame(job):
             if piece.keep:
                 job.read_prompt(logits, piece.stop - piece.keep)
             if piece.is_last:
@@ -184,7 +97,7 @@ class Engine:
         places = [[slot.index for slot in job.slots] for job in live]
         for job, where in zip(list(live), places, strict=True):
             chosen = logits[where[0] : where[0] + 1] if len(where) == 1 else logits[where]
-            with _Blame(job):
+            with Blame(job):
                 job.take(chosen, self._slots)
             self._settle(job)
 
@@ -192,7 +105,7 @@ class Engine:
         """Run a row's next token and what was drafted after it; False where nothing was."""
         slot, row = job.slots[0], job.rows[0]
         length = len(slot.tokens)
-        with _Blame(job):
+        with Blame(job):
             drafted = list(job.draft(self._decoder.cache.length - length - 1))
             if not drafted:
                 return False
@@ -219,47 +132,3 @@ class Engine:
         for line in (self._live, self._scheduler.reading):
             if job in line:
                 line.remove(job)
-
-    def _abandon(self, error: BaseException) -> None:
-        """End every job with an error, and forget what is in the cache."""
-        # An interrupt is for the thread that it came to.
-        shown = (
-            error
-            if isinstance(error, Exception)
-            else LmonnxError("the model was interrupted in another request; ask again")
-        )
-        scheduler = self._scheduler
-        with self._turn:
-            for job in (*self._live, *scheduler.reading, *scheduler.waiting, *self._arrived):
-                if not job.has_ended:
-                    job.error = shown
-            for line in (self._live, scheduler.reading, scheduler.waiting, self._arrived):
-                line.clear()
-            self._slots.forget()
-
-
-def _raise(job: Job) -> None:
-    """Raise the job's error, if it has one, as this thread's own."""
-    if job.error is not None:
-        raise copy(job.error) from job.error
-
-
-class _Blame:
-    """What fails inside is this job's own fault: it ends with the error, the others go on."""
-
-    def __init__(self, job: Job) -> None:
-        self._job = job
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> bool:
-        if isinstance(error, Exception):
-            self._job.error = error
-            return True
-        return False

@@ -1,0 +1,192 @@
+"""Many beam searches advanced together: a row of numpy arrays a search, one call a step for all."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmonnx.runtime.generate.params import SamplingParams
+from lmonnx.runtime.generate.selection import Ids
+from lmonnx.runtime.numerics import Floats
+
+_WORST = np.float32(-1e9)  # transformers' score of what must not be chosen
+_ROOM = 32  # tokens that there is room for at first
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The next beams: beam i of a search goes on from its beam `parents[i]` with `tokens[i]`.
+
+    Each is (G, n).
+    """
+
+    parents: Ids
+    tokens: Ids
+
+
+class BeamGroups:
+    """G searches of n beams each: sequences, order and scores as transformers finds them.
+
+    They have the number of beams and the stop ids in common, and nothing else; they come by `add`
+    and go by `keep`, between any two steps. Scores are float32 throughout, as transformers' are;
+    of equal scores the earlier beam's lower id goes first.
+
+    Source:
+        transformers, `GenerationMixin._beam_search`.
+    """
+
+    def __init__(self, beams: int, *, stop_ids: Sequence[int], vocabulary: int) -> None:
+        """Start without any.
+
+        Args:
+            beams: n.
+            stop_ids: All that end a sequence (see `stopping.ids_that_stop`).
+            vocabulary: V, the width of the logits.
+        """
+        self.beams = beams
+        self._stop_ids = np.array(sorted(set(stop_ids)), np.int64)
+        wanted = max(2, 1 + len(self._stop_ids)) * beams
+        self.candidates = min(wanted, vocabulary)
+        self._wanted = min(wanted, beams * vocabulary)
+        self._params: list[SamplingParams] = []
+        self._limits = np.zeros(0, np.int64)
+        self._penalties = np.zeros(0)
+        self.lengths = np.zeros(0, np.int64)  # (G,) tokens of every beam
+        self.done = np.zeros(0, bool)
+        self._can_improve = np.zeros(0, bool)
+        self._scores = np.zeros((0, beams), np.float32)
+        self.tokens = np.zeros((0, beams, _ROOM), np.int64)
+        self._ended = np.zeros((0, beams), np.float32)  # the best ends so far: their scores,
+        self._is_real = np.zeros((0, beams), bool)  # whether something stands there,
+        self._ended_lengths = np.zeros((0, beams), np.int64)
+        self._ended_tokens = np.zeros((0, beams, _ROOM), np.int64)
+
+    def __len__(self) -> int:
+        return len(self._params)
+
+    def add(self, params: Sequence[SamplingParams]) -> None:
+        """Begin searches behind the others, each at its prompt."""
+        new, n = len(params), self.beams
+        self._params += params
+        self._limits = _more(self._limits, [each.limit for each in params])
+        self._penalties = _more(self._penalties, [each.length_penalty for each in params])
+        self.lengths = _more(self.lengths, np.zeros(new, np.int64))
+        self.done = _more(self.done, np.zeros(new, bool))
+        self._can_improve = _more(self._can_improve, np.ones(new, bool))
+        # All beams begin alike, so at first only one of them counts.
+        begun = np.full((new, n), _WORST)
+        begun[:, 0] = 0
+        self._scores = _more(self._scores, begun)
+        room = (new, *self.tokens.shape[1:])
+        self.tokens = _more(self.tokens, np.zeros(room, np.int64))
+        self._ended = _more(self._ended, np.full((new, n), _WORST))
+        self._is_real = _more(self._is_real, np.zeros((new, n), bool))
+        self._ended_lengths = _more(self._ended_lengths, np.zeros((new, n), np.int64))
+        self._ended_tokens = _more(self._ended_tokens, np.zeros(room, np.int64))
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the searches at some places, in that order."""
+        self._params = [self._params[place] for place in places]
+        chosen = np.array(places, np.int64)
+        for name in (
+            "_limits", "_penalties", "lengths", "done", "_can_improve", "_scores", "tokens",
+            "_ended", "_is_real", "_ended_lengths", "_ended_tokens",
+        ):  # fmt: skip
+            setattr(self, name, getattr(self, name)[chosen])
+
+    def advance(self, values: Floats, ids: Ids) -> Steps:
+        """Take the running beams' next tokens from each one's best.
+
+        Args:
+            values: (G, n, k) float32 log-probabilities after the rules, best first; k is at least
+                `candidates`. What a rule has banned is -inf, wherever it stands.
+            ids: Their tokens, (G, n, k); of equal values the lower id first.
+        """
+        count, k = len(values), values.shape[2]
+        flat = (values + self._scores[:, :, None]).reshape(count, -1)
+        order = _ranked(flat, self._wanted)  # (G, W), best first
+        scores, parents = np.take_along_axis(flat, order, 1), order // k
+        tokens = np.take_along_axis(ids.reshape(count, -1), order, 1)
+        self.lengths += 1
+        self._make_room()
+        ends = np.isin(tokens, self._stop_ids) | (self.lengths >= self._limits)[:, None]
+        self._finish(scores, parents, tokens, ends)
+        running: Floats = scores + ends * _WORST
+        kept = _ranked(running, self.beams)
+        parents, tokens = (np.take_along_axis(a, kept, 1) for a in (parents, tokens))
+        self._scores = np.take_along_axis(running, kept, 1)
+        self.tokens = np.take_along_axis(self.tokens, parents[:, :, None], 1)
+        self.tokens[np.arange(count), :, self.lengths - 1] = tokens
+        self._can_improve = self._can_improve & self._may_improve()
+        eager = np.array([each.early_stopping is True for each in self._params], bool)
+        full = self._is_real.all(axis=1) & eager
+        self.done = ~self._can_improve | full | ends.all(axis=1)
+        return Steps(parents, tokens)
+
+    def best(self, place: int) -> list[tuple[list[int], float]]:
+        """Return a search's n best (tokens, score), best first; a stop id is the last token."""
+        return [
+            (self._ended_tokens[place, i, : self._ended_lengths[place, i]].tolist(), float(score))
+            for i, score in enumerate(self._ended[place])
+            if self._is_real[place, i]
+        ][: self._params[place].n]
+
+    def _make_room(self) -> None:
+        """Let sequences grow: their arrays double."""
+        if len(self) and self.lengths.max() > self.tokens.shape[2]:
+            for name in ("tokens", "_ended_tokens"):
+                array = getattr(self, name)
+                setattr(self, name, np.concatenate([array, np.zeros_like(array)], axis=2))
+
+    def _finish(self, scores: Floats, parents: Ids, tokens: Ids, ends: NDArray[np.bool_]) -> None:
+        """Take into the best ends those of the first candidates that end here."""
+        n = self.beams
+        real = ends[:, :n]  # the other candidates are only spare
+        if not real.any():
+            return
+        at = np.flatnonzero(real.any(axis=1))
+        lengths = self.lengths[at]
+        final = scores[at, :n] / self._divisors(at, lengths)[:, None] + ~real[at] * _WORST
+        grown = self.tokens[at[:, None], parents[at, :n]]
+        grown[np.arange(len(at)), :, lengths - 1] = tokens[at, :n]
+        merged = np.concatenate([self._ended[at], final], axis=1)
+        ranked = _ranked(merged, n)
+
+        def choose(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
+            both: NDArray[Any] = np.concatenate([old, new], axis=1)
+            return both[np.arange(len(at))[:, None], ranked]
+
+        self._ended[at] = np.take_along_axis(merged, ranked, 1)
+        self._ended_tokens[at] = choose(self._ended_tokens[at], grown)
+        self._is_real[at] = choose(self._is_real[at], real[at])
+        new_lengths = np.broadcast_to(lengths[:, None], real[at].shape)
+        self._ended_lengths[at] = choose(self._ended_lengths[at], new_lengths)
+
+    def _may_improve(self) -> NDArray[np.bool_]:
+        """Guess, as transformers does, whether the best running beam may yet beat an end."""
+        far = [each.early_stopping == "never" and each.length_penalty > 0 for each in self._params]
+        # The limit is the length that serves such a beam most.
+        lengths = np.where(np.array(far, bool), self._limits, self.lengths)
+        possible = self._scores[:, 0] / self._divisors(np.arange(len(self)), lengths)
+        worst: Floats = self._ended.min(axis=1, keepdims=True)
+        bound = np.where(self._is_real, worst, _WORST)
+        improves: NDArray[np.bool_] = np.logical_or.reduce(possible[:, None] > bound, axis=1)
+        return improves
+
+    def _divisors(self, places: Ids, lengths: Ids) -> Floats:
+        return (lengths.astype(np.float64) ** self._penalties[places]).astype(np.float32)
+
+
+def _ranked(values: Floats, count: int) -> Ids:
+    """Return the places of each row's `count` highest, best first, of a tie the earlier."""
+    order: Ids = np.argsort(-values, axis=1, kind="stable")[:, :count]
+    return order
+
+
+def _more(array: NDArray[Any], rows: Any) -> NDArray[Any]:
+    """Return an array with further rows."""
+    return np.concatenate([array, np.asarray(rows, array.dtype)])
