@@ -153,11 +153,12 @@ def open_sessions(bundle: Bundle, config: SessionConfig) -> dict[str, BoundSessi
     if MODEL not in graphs:
         raise BundleError(f"{bundle.path} has no graph called {MODEL}; export it again")
     return {
-        role: _session(bundle, graphs[role], config) for role in (MODEL, LONE) if role in graphs
+        role: open_graph(bundle, graphs[role], config) for role in (MODEL, LONE) if role in graphs
     }
 
 
-def _session(bundle: Bundle, graph: GraphSpec, config: SessionConfig) -> BoundSession:
+def open_graph(bundle: Bundle, graph: GraphSpec, config: SessionConfig) -> BoundSession:
+    """Load a graph; int8 products are widened where the CPU's kernel is wrong."""
     integers = not INTEGER.isdisjoint(graph.operators)
     precise = integers and (config.wide_int8 or not int8_is_exact())
     return BoundSession(bundle.file(graph.file), graph, config, precise=precise)

@@ -1,4 +1,4 @@
-"""The keys and values of every layer, in one array each: a slot a sequence."""
+"""The keys and values of every layer in one array: a slot a sequence."""
 
 from __future__ import annotations
 
@@ -10,48 +10,51 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.bundle.manifest import CacheSpec
+from lmonnx.runtime.generate.selection import Ids
 
 Array = NDArray[np.float32]
-Rows = list[Array]  # some tokens' keys and values, every layer's
 
 
 class KVCache:
-    """2 L arrays (slots, K, T, D) of float32, which a graph reads and writes in place.
+    """(2 L, slots, K, T, D) of float32, which a graph reads and writes in place.
 
     Memory is taken when a row is first written, so an idle slot costs nothing.
     """
 
     def __init__(self, spec: CacheSpec, slots: int, length: int) -> None:
-        shape = (slots, spec.heads, length, spec.head_size)
-        self._arrays = {
-            f"{layer}.{part}": _mapped(shape)
-            for layer in range(spec.layers)
-            for part in ("key", "value")
-        }
+        self.names = [f"{i}.{part}" for i in range(spec.layers) for part in ("key", "value")]
+        self._all = _mapped((len(self.names), slots, spec.heads, length, spec.head_size))
         self.slots, self.length = slots, length
 
     @property
     def bytes(self) -> int:
         """The most memory that the cache can take."""
-        return sum(array.nbytes for array in self._arrays.values())
+        return self._all.nbytes
 
     def view(self, first: int, count: int) -> dict[str, Array]:
         """Return "{layer}.key" and "{layer}.value" of `count` slots: (count, K, T, D), no copy."""
-        return {name: array[first : first + count] for name, array in self._arrays.items()}
+        stop = first + count
+        return {name: self._all[i, first:stop] for i, name in enumerate(self.names)}
 
     def copy(self, source: int, target: int, start: int, stop: int) -> None:
         """Copy the rows of tokens `start` … `stop` - 1 from one slot to another."""
-        for array in self._arrays.values():
-            array[target, :, start:stop] = array[source, :, start:stop]
+        self._all[:, target, :, start:stop] = self._all[:, source, :, start:stop]
 
-    def read(self, slot: int, start: int, stop: int) -> Rows:
-        """Return a copy of some rows of a slot: (K, stop - start, D) each."""
-        return [array[slot, :, start:stop].copy() for array in self._arrays.values()]
-
-    def write(self, slot: int, start: int, rows: Rows) -> None:
-        """Put rows that `read` gave into a slot."""
-        for array, some in zip(self._arrays.values(), rows, strict=True):
-            array[slot, :, start : start + some.shape[1]] = some
+    def copy_many(self, sources: Ids, targets: Ids, starts: Ids, stops: Ids) -> None:
+        """Copy rows of many slots as if at once, each (M,): a slot may be a source and a target."""
+        cache, changing = self._all, set(targets.tolist())
+        held = []
+        moves = zip(
+            sources.tolist(), targets.tolist(), starts.tolist(), stops.tolist(), strict=True
+        )
+        for source, target, start, stop in moves:
+            rows = cache[:, source, :, start:stop]
+            if source in changing:
+                held.append((target, start, stop, rows.copy()))
+            else:
+                cache[:, target, :, start:stop] = rows
+        for target, start, stop, rows in held:
+            cache[:, target, :, start:stop] = rows
 
 
 def _mapped(shape: tuple[int, ...]) -> Array:

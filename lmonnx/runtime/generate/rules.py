@@ -94,6 +94,24 @@ class Rules:
         return row
 
 
+def lasting_bans(params: SamplingParams, stop_ids: Sequence[int]) -> tuple[int, ...] | None:
+    """Return the ids that no step may choose; None where a rule needs more than that to be told.
+
+    `forced_ids` and `forced_eos_token_id` are left to the caller.
+    """
+    plain = SamplingParams()
+    looked_at = (
+        "logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty",
+        "no_repeat_ngram_size", "bad_words", "min_new_tokens",
+    )  # fmt: skip
+    if any(getattr(params, name) != getattr(plain, name) for name in looked_at):
+        return None
+    if any(len(word) > 1 for word in params.bad_words_ids):
+        return None
+    words = {word[0] for word in params.bad_words_ids if word[0] not in stop_ids}
+    return tuple(sorted(words.union(params.suppress_tokens)))
+
+
 def _bias(params: SamplingParams) -> Rule | None:
     if not params.logit_bias:
         return None

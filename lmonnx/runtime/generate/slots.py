@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from lmonnx.runtime.generate.kv_cache import KVCache
 
 
@@ -90,44 +92,27 @@ class Slots:
     def fork(self, slots: Sequence[Slot], parents: Sequence[int]) -> None:
         """Let slot i go on from what slot `parents[i]` holds; only rows that differ are copied."""
         before = [list(slots[parent].tokens) for parent in parents]
-        moves = {  # target: (source, start)
-            target: (parent, common_prefix(slots[target].tokens, before[target]))
+        moves = [  # source, target, from where on they differ, to where
+            (
+                slots[parent].index,
+                slots[target].index,
+                common_prefix(slots[target].tokens, before[target]),
+                len(before[target]),
+            )
             for target, parent in enumerate(parents)
             if parent != target
-        }
-        while moves:
-            sources = {source for source, _ in moves.values()}
-            free = [target for target in moves if target not in sources]
-            if not free:
-                self._turn(slots, moves, before)
-                break
-            for target in free:
-                source, start = moves.pop(target)
-                stop = len(before[target])
-                self._cache.copy(slots[source].index, slots[target].index, start, stop)
+        ]
+        if moves:
+            self._cache.copy_many(*np.array(moves, np.int64).T)
         for slot, tokens in zip(slots, before, strict=True):
             slot.tokens = tokens
-
-    def _turn(
-        self,
-        slots: Sequence[Slot],
-        moves: dict[int, tuple[int, int]],
-        before: Sequence[list[int]],
-    ) -> None:
-        """Make moves that are all in circles: read everything, then write."""
-        read = {
-            target: self._cache.read(slots[source].index, start, len(before[target]))
-            for target, (source, start) in moves.items()
-        }
-        for target, rows in read.items():
-            self._cache.write(slots[target].index, moves[target][1], rows)
 
     def _swap(self, one: Slot, other: Slot) -> None:
         if one is other:
             return
-        rows = self._cache.read(other.index, 0, len(other.tokens))
-        self._cache.copy(one.index, other.index, 0, len(one.tokens))
-        self._cache.write(one.index, 0, rows)
+        places, zeros = np.array([one.index, other.index]), np.zeros(2, np.int64)
+        lengths = np.array([len(one.tokens), len(other.tokens)])
+        self._cache.copy_many(places, places[::-1], zeros, lengths)
         one.index, other.index = other.index, one.index
         self._slots[one.index], self._slots[other.index] = one, other
 

@@ -94,11 +94,12 @@ def test_beams_that_exchange_places_copy_what_differs(monkeypatch):
     for slot, tokens in zip(slots, ([1, 2, 3], [1, 2, 1]), strict=True):
         machine.write(slot, tokens)
         machine.slots.join(slot)
-    read = []
-    real = machine.cache.read
-    monkeypatch.setattr(machine.cache, "read", lambda *a: read.append(a[1:]) or real(*a))
+    copied = []
+    real = machine.cache.copy_many
+    monkeypatch.setattr(machine.cache, "copy_many", lambda *a: copied.append(a[2:]) or real(*a))
     machine.slots.fork(slots, [1, 0])
-    assert read == [(2, 3), (2, 3)]
+    ((starts, stops),) = copied
+    assert starts.tolist() == [2, 2] and stops.tolist() == [3, 3]
     machine.check()
 
 

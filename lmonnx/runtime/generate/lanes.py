@@ -1,0 +1,200 @@
+"""The sources that are decoded together, and which token each row takes next."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import numpy as np
+
+from lmonnx.runtime.generate.beam_groups import BeamGroups
+from lmonnx.runtime.generate.encoder_decoder import Scores
+from lmonnx.runtime.generate.logprobs import likeliest, log_softmax
+from lmonnx.runtime.generate.selection import Ids
+from lmonnx.runtime.generate.source_job import Kind, SourceJob
+from lmonnx.runtime.generate.turns import Blame
+from lmonnx.runtime.numerics import Floats
+
+
+class Lane(ABC):
+    """Jobs of one kind, whose rows are a batch: n rows a job, in the order of the jobs."""
+
+    def __init__(self, kind: Kind) -> None:
+        self.kind = kind
+        self.jobs: list[SourceJob] = []
+
+    @property
+    def top(self) -> int:
+        """How many of each row's best tokens the graph must rank."""
+        return 0
+
+    @property
+    @abstractmethod
+    def last(self) -> Ids:
+        """The last token of each row: (R,)."""
+
+    @property
+    @abstractmethod
+    def lengths(self) -> Ids:
+        """How many tokens were generated for each job: (G,)."""
+
+    @abstractmethod
+    def add(self, jobs: Sequence[SourceJob]) -> None:
+        """Take jobs in behind the others."""
+
+    @abstractmethod
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the jobs at some places, in that order."""
+
+    @abstractmethod
+    def advance(self, scores: Scores) -> Moves | None:
+        """Take every row's next token; return which rows go on from others.
+
+        Jobs that have ended say so; they are still here.
+        """
+
+
+Moves = tuple[Ids, Ids, Ids, Ids]  # sources, targets, from where on they differ, to where
+
+
+class SingleLane(Lane):
+    """A row a job: greedy, or drawn."""
+
+    @property
+    def last(self) -> Ids:
+        """The last token of each row: (R,)."""
+        return np.array(
+            [job.generated[-1] if job.generated else job.start_id for job in self.jobs], np.int64
+        )
+
+    @property
+    def lengths(self) -> Ids:
+        """How many tokens were generated for each job: (G,)."""
+        return np.array([len(job.generated) for job in self.jobs], np.int64)
+
+    def add(self, jobs: Sequence[SourceJob]) -> None:
+        """Take jobs in behind the others."""
+        self.jobs += jobs
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the jobs at some places, in that order."""
+        self.jobs = [self.jobs[place] for place in places]
+
+    def advance(self, scores: Scores) -> None:
+        """Take every row's likeliest token that is not banned, or what the job picks."""
+        logits = scores.logits
+        if self.kind.bans:
+            logits[:, self.kind.bans] = -np.inf
+        best = logits.argmax(axis=1)
+        # NaN is an argmax too: `pick` says what is wrong.
+        fine = logits[np.arange(len(best)), best] > -np.inf
+        for job, row, token, is_fine in zip(
+            self.jobs, logits, best.tolist(), fine.tolist(), strict=True
+        ):
+            with Blame(job):
+                forced = job.forced(len(job.generated))
+                if forced is not None:
+                    job.accept(forced)
+                elif is_fine and not job.is_ruled and job.params.temperature == 0:
+                    job.accept(token)
+                else:
+                    job.accept(job.pick(row))
+
+
+class BeamLane(Lane):
+    """n rows a job, which compete."""
+
+    def __init__(self, kind: Kind, vocabulary: int) -> None:
+        super().__init__(kind)
+        self._search = BeamGroups(kind.beams, stop_ids=kind.stop_ids, vocabulary=vocabulary)
+        self._top = min(vocabulary, self._search.candidates + len(kind.bans))
+        self._bans = np.array(kind.bans, np.int64)
+
+    @property
+    def top(self) -> int:
+        """How many of each row's best tokens the graph must rank."""
+        return self._top
+
+    @property
+    def last(self) -> Ids:
+        """The last token of each row: (R,)."""
+        search = self._search
+        starts = np.array([job.start_id for job in self.jobs], np.int64)[:, None]
+        places = np.maximum(search.lengths - 1, 0)[:, None, None]
+        tokens = np.take_along_axis(search.tokens, places, axis=2)[:, :, 0]
+        last: Ids = np.where(search.lengths[:, None] > 0, tokens, starts).reshape(-1)
+        return last
+
+    @property
+    def lengths(self) -> Ids:
+        """How many tokens were generated for each job: (G,)."""
+        return self._search.lengths
+
+    def add(self, jobs: Sequence[SourceJob]) -> None:
+        """Take jobs in behind the others."""
+        self.jobs += jobs
+        self._search.add([job.params for job in jobs])
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Go on with the jobs at some places, in that order."""
+        self.jobs = [self.jobs[place] for place in places]
+        self._search.keep(places)
+
+    def advance(self, scores: Scores) -> Moves | None:
+        """Take every beam's next token; return which rows go on from others."""
+        search, count = self._search, len(self.jobs)
+        shape = (count, self.kind.beams, -1)
+        values, ids = scores.top_logprobs.reshape(shape), scores.top_ids.reshape(shape)
+        if len(self._bans):
+            values[np.isin(ids, self._bans)] = -np.inf
+        for place, job in enumerate(self.jobs):
+            with Blame(job):
+                self._rule(place, job, scores.logits, values[place], ids[place])
+        before = search.tokens
+        steps = search.advance(values, ids)
+        for place in np.flatnonzero(search.done).tolist():
+            if self.jobs[place].error is None:
+                self.jobs[place].finish(search.best(place))
+        return _moves(steps.parents, before, search.lengths)
+
+    def _rule(self, place: int, job: SourceJob, logits: Floats, values: Floats, ids: Ids) -> None:
+        """Put what the job's rules leave in the place of its rows' best: values, ids (n, k)."""
+        length = int(self._search.lengths[place])
+        forced = job.forced(length)
+        if forced is not None:
+            values[:] = -np.inf
+            values[:, 0], ids[:, 0] = 0, forced
+        elif job.is_ruled:
+            n, k = values.shape
+            for beam, row in enumerate(log_softmax(logits[place * n : (place + 1) * n])):
+                tokens = self._search.tokens[place, beam, :length].tolist()
+                ruled = job.ruled(beam, row, tokens)
+                ids[beam] = likeliest(ruled, k)
+                values[beam] = ruled[ids[beam]]
+
+
+def make_lane(kind: Kind, vocabulary: int) -> Lane:
+    """Return an empty lane for jobs of a kind."""
+    return SingleLane(kind) if kind.beams == 1 else BeamLane(kind, vocabulary)
+
+
+def _moves(parents: Ids, before: Ids, lengths: Ids) -> Moves | None:
+    """Return how to copy the rows of beams that go on from another.
+
+    Args:
+        parents: (G, n).
+        before: (G, n, T), the tokens of all beams before the step.
+        lengths: (G,), how many there are after it, which is what the cache holds.
+    """
+    n = parents.shape[1]
+    groups, beams = np.nonzero(parents != np.arange(n))
+    if not len(groups):
+        return None
+    others = parents[groups, beams]
+    differs = before[groups, beams] != before[groups, others]  # (M, T)
+    differs &= np.arange(differs.shape[1]) < (lengths[groups] - 1)[:, None]
+    # Behind the start token; where nothing differs, nothing is copied.
+    first = np.where(differs.any(axis=1), differs.argmax(axis=1), lengths[groups] - 1) + 1
+    some = first < lengths[groups]
+    sources, targets = groups * n + others, groups * n + beams
+    return sources[some], targets[some], first[some], lengths[groups][some]

@@ -1,0 +1,141 @@
+"""The loop of an encoder-decoder: admit sources, decode one token of each row, let go what ends."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable, Sequence
+from itertools import takewhile
+
+import numpy as np
+
+from lmonnx.errors import InputError
+from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder, Sources
+from lmonnx.runtime.generate.lanes import Lane, make_lane
+from lmonnx.runtime.generate.source_job import Kind, SourceJob
+from lmonnx.runtime.generate.turns import Turns
+
+# Sources join a batch that runs when so large a part of its rows is free, or all that wait fit.
+FREE_PART = 4
+
+
+class Seq2SeqEngine(Turns[SourceJob]):
+    """Runs the jobs of an encoder-decoder; see `Turns`.
+
+    Jobs of one kind are decoded together, and come and go between any two steps; a job of another
+    kind waits until the batch has run out.
+    """
+
+    def __init__(self, model: EncoderDecoder, *, positions: int) -> None:
+        """Run a model whose sources have at most `positions` tokens."""
+        super().__init__()
+        self._model, self._positions = model, positions
+        self._rows, self._context = model.cache.slots, model.cache.length
+        self._waiting: deque[SourceJob] = deque()
+        self._lane: Lane | None = None
+        self._sources: Sources | None = None
+
+    def step(self) -> bool:
+        """Run one step for all jobs; return whether there is more to do."""
+        self._waiting.extend(self._take_in())
+        if any(job.is_cancelled for job in self._waiting):
+            self._waiting = deque(job for job in self._waiting if not job.is_cancelled)
+        self._leave()
+        self._admit()
+        self._decode()
+        self._leave()
+        return bool(self._waiting or self._lane)
+
+    def _check(self, job: SourceJob) -> None:
+        length, limit = len(job.source), job.params.limit
+        if not length:
+            raise InputError("the source has no tokens; give some text")
+        if length > self._positions:
+            raise InputError(
+                f"the source has {length} tokens, the model reads {self._positions}; shorten it"
+            )
+        if 1 + limit > self._context:
+            raise InputError(
+                f"max_new_tokens is {limit}, the model has room for {self._context - 1}; "
+                "ask for fewer"
+            )
+        if job.width > self._rows:
+            raise InputError(
+                f"num_beams is {job.width}, the cache has {self._rows} slots; "
+                f"load the bundle with slots={job.width}, or ask for fewer beams"
+            )
+
+    def _forget(self) -> Iterable[SourceJob]:
+        jobs = [*self._waiting, *(self._lane.jobs if self._lane else ())]
+        self._waiting.clear()
+        self._lane = self._sources = None
+        return jobs
+
+    def _admit(self) -> None:
+        """Let sources join that fit, unless waiting a little lets more join at once."""
+        if not self._waiting:
+            return
+        lane = self._lane
+        kind = lane.kind if lane else self._waiting[0].kind
+        most, live = self._rows // kind.beams, len(lane.jobs) if lane else 0
+        line = self._next(kind, most - live)
+        few = len(line) * FREE_PART < most and len(line) < len(self._waiting)
+        if not line or (live and few):
+            return
+        for _ in line:
+            self._waiting.popleft()
+        if lane is None:
+            lane = self._lane = make_lane(kind, self._model.vocabulary)
+        lane.add(line)
+        parts = [self._model.encode([job.source for job in line])]
+        if self._sources is not None:
+            parts.insert(0, self._sources)
+        self._sources = parts[0] if len(parts) == 1 else Sources.join(parts)
+
+    def _next(self, kind: Kind, most: int) -> list[SourceJob]:
+        """Return the first jobs in line of a kind, at most so many."""
+        alike = takewhile(lambda job: job.kind == kind, self._waiting)
+        return [job for _, job in zip(range(most), alike, strict=False)]
+
+    def _decode(self) -> None:
+        """Run the next token of every row."""
+        lane = self._lane
+        if lane is None or self._sources is None:
+            return
+        lengths = np.repeat(lane.lengths, lane.kind.beams)
+        scores = self._model.step(lane.last, lengths, self._sources, lane.top)
+        moves = lane.advance(scores)
+        if moves is not None:
+            self._model.cache.copy_many(*moves)
+
+    def _leave(self) -> None:
+        """Let go of jobs that have ended; the last ones take the places that are free."""
+        lane = self._lane
+        if lane is None or self._sources is None:
+            return
+        order = list(range(len(lane.jobs)))
+        for place in reversed([i for i, job in enumerate(lane.jobs) if job.has_ended]):
+            order[place] = order[-1]
+            order.pop()
+        if len(order) == len(lane.jobs):
+            return
+        if not order:
+            self._lane = self._sources = None
+            return
+        moved = [(source, place) for place, source in enumerate(order) if source != place]
+        if moved:
+            self._move(lane, np.array(moved, np.int64))
+        origins, targets = [m[0] for m in moved], [m[1] for m in moved]
+        self._sources = self._sources.move(origins, targets, len(order))
+        lane.keep(order)
+
+    def _move(self, lane: Lane, moved: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> None:
+        """Copy the cache's rows of jobs to their new places: (M, 2), from and to."""
+        beams = np.arange(lane.kind.beams)
+        sources, targets = ((side[:, None] * len(beams) + beams).ravel() for side in moved.T)
+        stops = np.repeat(lane.lengths[moved[:, 0]], len(beams))
+        self._model.cache.copy_many(sources, targets, np.zeros_like(stops), stops)
+
+
+def in_order(sources: Sequence[Sequence[int]]) -> list[int]:
+    """Return the places of sources, longest first: batches of like length pad little."""
+    return sorted(range(len(sources)), key=lambda place: -len(sources[place]))

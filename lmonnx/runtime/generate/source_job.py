@@ -1,0 +1,146 @@
+"""A source to be decoded, and what became of it."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from lmonnx.errors import InputError
+from lmonnx.runtime.generate.params import SamplingParams
+from lmonnx.runtime.generate.rules import Rules, lasting_bans
+from lmonnx.runtime.generate.sampled import random_numbers
+from lmonnx.runtime.generate.sampling import sample
+from lmonnx.runtime.generate.stopping import ids_that_stop
+from lmonnx.runtime.numerics import Floats
+
+# What needs the text of each token as it comes, or the prompt's own logits.
+_REFUSED = ("stop", "logprobs", "prompt_logprobs", "prompt_lookup", "schema", "regex", "grammar")
+
+
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """One answer: its tokens, a stop id included; "stop" or "length"; a beam's score."""
+
+    token_ids: tuple[int, ...]
+    finish_reason: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """What jobs that are decoded in one batch have in common."""
+
+    beams: int
+    stop_ids: tuple[int, ...]
+    bans: tuple[int, ...]  # ids that no step may choose
+
+
+class SourceJob:
+    """One source in the engine; `width` rows decode it."""
+
+    def __init__(
+        self,
+        source: Sequence[int],
+        params: SamplingParams,
+        *,
+        start_id: int,
+        stop_ids: Sequence[int],
+        vocabulary: int,
+        index: int = 0,
+    ) -> None:
+        """Prepare a request.
+
+        Args:
+            source: The encoder's tokens.
+            params: How to decode; texts among them must be ids already.
+            start_id: What the decoder starts with.
+            stop_ids: The model's own.
+            vocabulary: V.
+            index: Which of a prompt's samples it is.
+
+        Raises:
+            InputError: An option does not go with an encoder-decoder, or an id is none of V.
+        """
+        for name in _REFUSED:
+            if getattr(params, name) not in ((), None, 0):
+                raise InputError(f"{name} means nothing for an encoder-decoder; leave it out")
+        if params.bad_words:
+            raise InputError("bad_words are texts; give their ids as bad_words_ids")
+        self.source = list(source)
+        self.params, self.start_id = params, start_id
+        self._stops = ids_that_stop(params, stop_ids)
+        self._index, self._rng = index, random_numbers(params.seed, index)
+        self._rules = [
+            Rules(
+                params, prompt=[start_id], stop_ids=self._stops, vocabulary=vocabulary, encode=_none
+            )
+            for _ in range(self.width)
+        ]
+        bans = lasting_bans(params, self._stops)
+        self.is_ruled = bans is None
+        self.kind = Kind(params.num_beams, self._stops, bans or ())
+        self.generated: list[int] = []  # where there is one row
+        self.results: list[Finished] = []
+        self.news: deque[int] = deque()
+        self.is_cancelled = False
+        self.error: Exception | None = None
+
+    @property
+    def width(self) -> int:
+        """How many rows decode it."""
+        return self.params.num_beams
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more will come."""
+        return bool(self.results) or self.is_cancelled or self.error is not None
+
+    def forced(self, length: int) -> int | None:
+        """Return the token that must come after `length` of them, if one must."""
+        params = self.params
+        if params.forced_eos_token_id is not None and length == params.limit - 1:
+            return params.forced_eos_token_id
+        return params.forced_ids[length] if length < len(params.forced_ids) else None
+
+    def ruled(self, row: int, scores: Floats, tokens: Sequence[int]) -> Floats:
+        """Return what the rules make of a row's scores (V,) after some tokens."""
+        return self._rules[row].apply(scores, tokens)
+
+    def pick(self, logits: Floats) -> int:
+        """Return the next token of the only row, by the rules and the draw."""
+        return sample(self.ruled(0, logits, self.generated), self.params, self._rng)
+
+    def accept(self, token: int) -> None:
+        """Take the next token of the only row."""
+        self.generated.append(token)
+        self.news.append(token)
+        if token in self._stops or len(self.generated) >= self.params.limit:
+            self.finish([(self.generated, None)])
+
+    def finish(self, found: Sequence[tuple[Sequence[int], float | None]]) -> None:
+        """End with the best answers."""
+        self.results = [
+            Finished(
+                tuple(tokens),
+                "stop" if tokens and tokens[-1] in self._stops else "length",
+                score,
+            )
+            for tokens, score in found
+        ]
+
+
+def _none(text: str) -> list[int]:
+    raise InputError("bad_words are texts; give their ids as bad_words_ids")
+
+
+def check_row(logits: Floats, token: int) -> None:
+    """Refuse a choice among NaN, which every comparison lets through.
+
+    Raises:
+        InputError: The chosen logit is NaN or -inf: nothing may come next.
+    """
+    if not logits[token] > -np.inf:
+        raise InputError("no token can come next: the options exclude all, or the model gave NaN")
