@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lmonnx.bundle.manifest import Generation
 from lmonnx.errors import InputError
 from lmonnx.runtime.generate.kv_cache import KVCache, token_bytes
 
 SLOTS = 8
+ROWS = 128  # of an encoder-decoder, whose rows are many and short
 CACHE_BYTES = 2 * 2**30
-MOST_SLOTS = 256
+MOST_SLOTS = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,19 @@ class Capacity:
                 raise InputError(
                     f"{name} is {value!r:.40}, must be a whole number from 1 to {most}"
                 )
+
+
+def make_row_cache(generation: Generation, asked: Capacity) -> KVCache:
+    """Return the cache of an encoder-decoder: as many rows as there is memory for, up to ROWS.
+
+    Raises:
+        InputError: It does not fit the budget or the model; the message gives the figures.
+    """
+    if asked.slots is None:
+        tokens = asked.cache_bytes // token_bytes(generation.cache)
+        context = asked.context or min(generation.context, max(1, tokens // SLOTS))
+        asked = replace(asked, context=context, slots=max(1, min(ROWS, tokens // context)))
+    return make_cache(generation, asked)
 
 
 def make_cache(generation: Generation, asked: Capacity) -> KVCache:

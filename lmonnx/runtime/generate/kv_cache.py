@@ -43,16 +43,17 @@ class KVCache:
     def copy_many(self, sources: Ids, targets: Ids, starts: Ids, stops: Ids) -> None:
         """Copy rows of many slots as if at once, each (M,): a slot may be a source and a target."""
         cache, changing = self._all, set(targets.tolist())
-        held = []
-        moves = zip(
-            sources.tolist(), targets.tolist(), starts.tolist(), stops.tolist(), strict=True
+        moves = list(
+            zip(sources.tolist(), targets.tolist(), starts.tolist(), stops.tolist(), strict=True)
         )
+        held = [  # sources that will have changed by the time they are copied
+            (target, start, stop, cache[:, source, :, start:stop].copy())
+            for source, target, start, stop in moves
+            if source in changing
+        ]
         for source, target, start, stop in moves:
-            rows = cache[:, source, :, start:stop]
-            if source in changing:
-                held.append((target, start, stop, rows.copy()))
-            else:
-                cache[:, target, :, start:stop] = rows
+            if source not in changing:
+                cache[:, target, :, start:stop] = cache[:, source, :, start:stop]
         for target, start, stop, rows in held:
             cache[:, target, :, start:stop] = rows
 

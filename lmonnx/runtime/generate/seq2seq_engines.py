@@ -9,7 +9,7 @@ from threading import Lock
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import InputError
-from lmonnx.runtime.generate.capacity import Capacity, make_cache
+from lmonnx.runtime.generate.capacity import Capacity, make_row_cache
 from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder, check_pair, open_pair
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.seq2seq_engine import Seq2SeqEngine, in_order
@@ -119,7 +119,7 @@ class Seq2SeqEngines:
 
     def _open(self, config: SessionConfig) -> Seq2SeqEngine:
         encoder, decoder = open_pair(self._bundle, config)
-        cache = make_cache(self.generation, self._capacity)
+        cache = make_row_cache(self.generation, self._capacity)
         self._room = cache.length, cache.slots
         model = EncoderDecoder(
             encoder,

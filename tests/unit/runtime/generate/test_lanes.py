@@ -1,0 +1,149 @@
+"""Lanes: what each row takes next, and which rows of the cache go on from which."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmonnx.bundle.manifest import CacheSpec
+from lmonnx.errors import InputError
+from lmonnx.runtime.generate.encoder_decoder import Scores, Sources
+from lmonnx.runtime.generate.kv_cache import KVCache
+from lmonnx.runtime.generate.lanes import make_lane
+from lmonnx.runtime.generate.logprobs import likeliest, log_softmax
+from lmonnx.runtime.generate.params import SamplingParams
+from lmonnx.runtime.generate.source_job import SourceJob
+
+V = 9
+
+
+def job(**options):
+    params = SamplingParams(**{"max_new_tokens": 4} | options)
+    return SourceJob([3, 4], params, start_id=8, stop_ids=[0], vocabulary=V)
+
+
+def scores(logits, top):
+    logits = np.asarray(logits, np.float32)
+    logprobs = log_softmax(logits)
+    ids = np.array([likeliest(row, top) for row in logprobs], np.int64).reshape(len(logits), top)
+    return Scores(logits, np.take_along_axis(logprobs, ids, 1), ids)
+
+
+def lane_of(*jobs):
+    lane = make_lane(jobs[0].kind, V)
+    lane.add(jobs)
+    return lane
+
+
+def run(lane, rng, steps):
+    for _ in range(steps):
+        rows = len(lane.jobs) * lane.kind.beams
+        lane.advance(scores(rng.standard_normal((rows, V)), lane.top))
+
+
+def test_a_row_takes_its_likeliest_token_that_is_not_banned():
+    jobs = [job(suppress_tokens=(5,)) for _ in range(2)]
+    lane = lane_of(*jobs)
+    assert lane.last.tolist() == [8, 8] and lane.lengths.tolist() == [0, 0]
+    lane.advance(scores([[0, 1, 2, 3, 4, 9, 0, 0, 0], [7, 0, 0, 0, 0, 9, 0, 0, 0]], 0))
+    assert [j.generated for j in jobs] == [[4], [0]] and lane.last.tolist() == [4, 0]
+    assert not jobs[0].has_ended
+    assert jobs[1].results[0].token_ids == (0,) and jobs[1].results[0].finish_reason == "stop"
+
+
+def test_tokens_are_forced_at_the_start_and_at_the_end():
+    one = job(forced_ids=(6,), forced_eos_token_id=0, max_new_tokens=3)
+    run(lane_of(one), np.random.default_rng(0), 3)
+    assert one.generated[0] == 6 and one.generated[-1] == 0 and len(one.generated) <= 3
+
+
+def test_the_length_ends_a_row():
+    one = job(suppress_tokens=(0,), max_new_tokens=2)
+    run(lane_of(one), np.random.default_rng(1), 2)
+    assert one.results[0].finish_reason == "length" and len(one.results[0].token_ids) == 2
+
+
+def test_a_rule_that_looks_back_is_obeyed():
+    one = job(no_repeat_ngram_size=1, max_new_tokens=4)
+    lane = lane_of(one)
+    for _ in range(4):
+        lane.advance(scores([[0, 9, 8, 7, 6, 5, 4, 3, 2]], 0))
+    assert one.generated == [1, 2, 3, 4]
+
+
+def test_logits_of_nan_are_the_fault_of_their_row_alone():
+    jobs = [job(), job()]
+    lane = lane_of(*jobs)
+    lane.advance(scores([[np.nan] * V, [0, 1, 2, 3, 4, 5, 6, 7, 8]], 0))
+    assert isinstance(jobs[0].error, InputError) and jobs[1].generated == [8]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from([(), (5,), (2, 7)]))
+def test_ruled_beams_are_those_of_bans_alone(seed, beams, bans):
+    """A rule without effect sends a job through whole rows of logits: the same search."""
+    options = {"num_beams": beams, "n": beams, "suppress_tokens": bans, "max_new_tokens": 5}
+    plain, ruled = job(**options), job(**options, logit_bias={1: 0.0})
+    for one in (plain, ruled):
+        run(lane_of(one), np.random.default_rng(seed), 5)
+    assert ruled.is_ruled and not plain.is_ruled
+    assert plain.results == ruled.results and plain.results
+    assert not {t for found in plain.results for t in found.token_ids} & set(bans)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(2, 4))
+def test_rows_of_the_cache_follow_their_beams(seed, count, beams):
+    rng = np.random.default_rng(seed)
+    jobs = [job(num_beams=beams, max_new_tokens=8, suppress_tokens=(0,)) for _ in range(count)]
+    lane, cache = lane_of(*jobs), KVCache(CacheSpec(1, 1, 1), count * beams, 10)
+    array = cache.view(0, count * beams)["0.key"][:, 0, :, 0]
+    for step in range(8):
+        array[:, step] = lane.last  # as the graph writes what it is given
+        moves = lane.advance(scores(rng.standard_normal((count * beams, V)), lane.top))
+        if moves is not None:
+            cache.copy_many(*moves)
+        tokens = lane._search.tokens[:, :, :step].reshape(count * beams, step)
+        assert (array[:, 0] == 8).all() and (array[:, 1 : step + 1] == tokens).all()
+
+
+@settings(max_examples=60)
+@given(st.data())
+def test_many_rows_are_copied_as_if_at_once(data):
+    cache = KVCache(CacheSpec(2, 2, 3), 6, 8)
+    for i, array in enumerate(cache.view(0, 6).values()):
+        array[:] = np.arange(array.size).reshape(array.shape) + 1000 * i
+    before = {name: array.copy() for name, array in cache.view(0, 6).items()}
+    targets = data.draw(st.lists(st.integers(0, 5), unique=True, min_size=1))
+    moves = [
+        (data.draw(st.integers(0, 5)), target, *sorted(data.draw(st.tuples(times, times))))
+        for target in targets
+    ]
+    cache.copy_many(*np.array(moves).T)
+    for name, array in cache.view(0, 6).items():
+        wanted = before[name].copy()
+        for source, target, start, stop in moves:
+            wanted[target, :, start:stop] = before[name][source, :, start:stop]
+        assert (array == wanted).all()
+
+
+times = st.integers(0, 8)
+
+
+def test_sources_join_padded_and_move_into_free_places():
+    short = Sources(np.ones((2, 1, 1, 2, 1), np.float32), np.array([2], np.int32))
+    long = Sources(np.full((2, 2, 1, 3, 1), 2, np.float32), np.array([3, 1], np.int32))
+    joined = Sources.join([short, long])
+    assert joined.arrays.shape == (2, 3, 1, 3, 1) and joined.lengths.tolist() == [2, 3, 1]
+    assert joined.arrays[0, 0, 0, :, 0].tolist() == [1, 1, 0]
+    left = joined.move([2], [0], 2)
+    assert left.lengths.tolist() == [1, 3] and left.arrays[0, 0, 0, 0, 0] == 2
+    assert np.shares_memory(left.arrays, joined.arrays)
+
+
+@pytest.mark.parametrize(
+    "options", [{"stop": "x"}, {"logprobs": 1}, {"prompt_lookup": 2}, {"regex": "a"}]
+)
+def test_options_of_decoders_alone_are_refused(options):
+    with pytest.raises(InputError, match="encoder-decoder"):
+        job(**options)
