@@ -48,8 +48,10 @@ class BeamGroups:
             vocabulary: V, the width of the logits.
         """
         self.beams = beams
-        self._stop_ids = np.array(sorted(set(stop_ids)), np.int64)
-        wanted = max(2, 1 + len(self._stop_ids)) * beams
+        stops = [index for index in set(stop_ids) if index < vocabulary]  # a model may name more
+        self._stops = np.zeros(vocabulary, bool)
+        self._stops[stops] = True
+        wanted = max(2, 1 + len(set(stop_ids))) * beams
         self.candidates = min(wanted, vocabulary)
         self._wanted = min(wanted, beams * vocabulary)
         self._params: list[SamplingParams] = []
@@ -107,20 +109,21 @@ class BeamGroups:
             ids: Their tokens, (G, n, k); of equal values the lower id first.
         """
         count, k = len(values), values.shape[2]
+        searches = np.arange(count)[:, None]
         flat = (values + self._scores[:, :, None]).reshape(count, -1)
         order = _ranked(flat, self._wanted)  # (G, W), best first
-        scores, parents = np.take_along_axis(flat, order, 1), order // k
-        tokens = np.take_along_axis(ids.reshape(count, -1), order, 1)
+        scores, parents = flat[searches, order], order // k
+        tokens = ids.reshape(count, -1)[searches, order]
         self.lengths += 1
         self._make_room()
-        ends = np.isin(tokens, self._stop_ids) | (self.lengths >= self._limits)[:, None]
+        ends = self._stops[tokens] | (self.lengths >= self._limits)[:, None]
         self._finish(scores, parents, tokens, ends)
         running: Floats = scores + ends * _WORST
         kept = _ranked(running, self.beams)
-        parents, tokens = (np.take_along_axis(a, kept, 1) for a in (parents, tokens))
-        self._scores = np.take_along_axis(running, kept, 1)
-        self.tokens = np.take_along_axis(self.tokens, parents[:, :, None], 1)
-        self.tokens[np.arange(count), :, self.lengths - 1] = tokens
+        parents, tokens = parents[searches, kept], tokens[searches, kept]
+        self._scores = running[searches, kept]
+        self.tokens = self.tokens[searches, parents]
+        self.tokens[searches, np.arange(self.beams), self.lengths[:, None] - 1] = tokens
         self._can_improve = self._can_improve & self._may_improve()
         eager = np.array([each.early_stopping is True for each in self._params], bool)
         full = self._is_real.all(axis=1) & eager

@@ -88,17 +88,17 @@ class SingleLane(Lane):
         best = logits.argmax(axis=1)
         # NaN is an argmax too: `pick` says what is wrong.
         fine = logits[np.arange(len(best)), best] > -np.inf
-        for job, row, token, is_fine in zip(
-            self.jobs, logits, best.tolist(), fine.tolist(), strict=True
+        for place, (job, token, is_fine) in enumerate(
+            zip(self.jobs, best.tolist(), fine.tolist(), strict=True)
         ):
-            with Blame(job):
-                forced = job.forced(len(job.generated))
-                if forced is not None:
-                    job.accept(forced)
-                elif is_fine and not job.is_ruled and job.params.temperature == 0:
-                    job.accept(token)
-                else:
-                    job.accept(job.pick(row))
+            forced = job.forced(len(job.generated))
+            if forced is not None:
+                job.accept(forced)
+            elif is_fine and job.is_plain:
+                job.accept(token)
+            else:
+                with Blame(job):
+                    job.accept(job.pick(logits[place]))
 
 
 class BeamLane(Lane):
@@ -108,7 +108,8 @@ class BeamLane(Lane):
         super().__init__(kind)
         self._search = BeamGroups(kind.beams, stop_ids=kind.stop_ids, vocabulary=vocabulary)
         self._top = min(vocabulary, self._search.candidates + len(kind.bans))
-        self._bans = np.array(kind.bans, np.int64)
+        self._banned = np.zeros(vocabulary, bool)
+        self._banned[list(kind.bans)] = True
 
     @property
     def top(self) -> int:
@@ -145,11 +146,12 @@ class BeamLane(Lane):
         search, count = self._search, len(self.jobs)
         shape = (count, self.kind.beams, -1)
         values, ids = scores.top_logprobs.reshape(shape), scores.top_ids.reshape(shape)
-        if len(self._bans):
-            values[np.isin(ids, self._bans)] = -np.inf
-        for place, job in enumerate(self.jobs):
-            with Blame(job):
-                self._rule(place, job, scores.logits, values[place], ids[place])
+        if self.kind.bans:
+            values[self._banned[ids]] = -np.inf
+        for place, (job, length) in enumerate(zip(self.jobs, search.lengths.tolist(), strict=True)):
+            if job.is_ruled or job.forced(length) is not None:
+                with Blame(job):
+                    self._rule(place, job, scores.logits, values[place], ids[place])
         before = search.tokens
         steps = search.advance(values, ids)
         for place in np.flatnonzero(search.done).tolist():

@@ -14,6 +14,7 @@ from lmonnx.runtime.numerics import Floats
 
 Rule = Callable[[Floats, History], None]  # changes a row (V,) in place
 Word = tuple[int, ...]
+_PLAIN = SamplingParams()
 
 
 class Rules:
@@ -99,12 +100,11 @@ def lasting_bans(params: SamplingParams, stop_ids: Sequence[int]) -> tuple[int, 
 
     `forced_ids` and `forced_eos_token_id` are left to the caller.
     """
-    plain = SamplingParams()
     looked_at = (
         "logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty",
         "no_repeat_ngram_size", "bad_words", "min_new_tokens",
     )  # fmt: skip
-    if any(getattr(params, name) != getattr(plain, name) for name in looked_at):
+    if any(getattr(params, name) != getattr(_PLAIN, name) for name in looked_at):
         return None
     if any(len(word) > 1 for word in params.bad_words_ids):
         return None

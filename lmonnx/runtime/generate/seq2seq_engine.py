@@ -37,8 +37,8 @@ class Seq2SeqEngine(Turns[SourceJob]):
     def step(self) -> bool:
         """Run one step for all jobs; return whether there is more to do."""
         self._waiting.extend(self._take_in())
-        if any(job.is_cancelled for job in self._waiting):
-            self._waiting = deque(job for job in self._waiting if not job.is_cancelled)
+        while self._waiting and self._waiting[0].has_ended:  # was cancelled before its turn
+            self._waiting.popleft()
         self._leave()
         self._admit()
         self._decode()

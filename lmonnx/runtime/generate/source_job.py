@@ -16,6 +16,7 @@ from lmonnx.runtime.generate.sampling import sample
 from lmonnx.runtime.generate.stopping import ids_that_stop
 from lmonnx.runtime.numerics import Floats
 
+_UNUSED = np.random.default_rng(0)  # at temperature 0
 # What needs the text of each token as it comes, or the prompt's own logits.
 _REFUSED = ("stop", "logprobs", "prompt_logprobs", "prompt_lookup", "schema", "regex", "grammar")
 
@@ -72,16 +73,19 @@ class SourceJob:
         self.source = list(source)
         self.params, self.start_id = params, start_id
         self._stops = ids_that_stop(params, stop_ids)
-        self._index, self._rng = index, random_numbers(params.seed, index)
+        bans = lasting_bans(params, self._stops)
+        self.is_ruled = bans is None  # a rule must see the rows of logits
+        self.is_plain = bans is not None and params.temperature == 0
+        self.kind = Kind(params.num_beams, self._stops, bans or ())
+        self._forces = params.forced_eos_token_id is not None or bool(params.forced_ids)
+        # The first of them checks the ids of every rule, and serves where nothing is ruled.
         self._rules = [
             Rules(
                 params, prompt=[start_id], stop_ids=self._stops, vocabulary=vocabulary, encode=_none
             )
-            for _ in range(self.width)
+            for _ in range(self.width if self.is_ruled else 1)
         ]
-        bans = lasting_bans(params, self._stops)
-        self.is_ruled = bans is None
-        self.kind = Kind(params.num_beams, self._stops, bans or ())
+        self._rng = None if params.temperature == 0 else random_numbers(params.seed, index)
         self.generated: list[int] = []  # where there is one row
         self.results: list[Finished] = []
         self.news: deque[int] = deque()
@@ -100,6 +104,8 @@ class SourceJob:
 
     def forced(self, length: int) -> int | None:
         """Return the token that must come after `length` of them, if one must."""
+        if not self._forces:
+            return None
         params = self.params
         if params.forced_eos_token_id is not None and length == params.limit - 1:
             return params.forced_eos_token_id
@@ -111,7 +117,7 @@ class SourceJob:
 
     def pick(self, logits: Floats) -> int:
         """Return the next token of the only row, by the rules and the draw."""
-        return sample(self.ruled(0, logits, self.generated), self.params, self._rng)
+        return sample(self.ruled(0, logits, self.generated), self.params, self._rng or _UNUSED)
 
     def accept(self, token: int) -> None:
         """Take the next token of the only row."""
@@ -134,13 +140,3 @@ class SourceJob:
 
 def _none(text: str) -> list[int]:
     raise InputError("bad_words are texts; give their ids as bad_words_ids")
-
-
-def check_row(logits: Floats, token: int) -> None:
-    """Refuse a choice among NaN, which every comparison lets through.
-
-    Raises:
-        InputError: The chosen logit is NaN or -inf: nothing may come next.
-    """
-    if not logits[token] > -np.inf:
-        raise InputError("no token can come next: the options exclude all, or the model gave NaN")
