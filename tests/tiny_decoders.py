@@ -91,7 +91,7 @@ def gpt2(config: Mapping[str, Any], seed: int) -> Arrays:
     return draw.arrays
 
 
-def _writer(
+def writer(
     defaults: Mapping[str, Any], tensors: Callable[[Mapping[str, Any], int], Arrays]
 ) -> Callable[..., Path]:
     def write(
@@ -131,5 +131,5 @@ def _writer(
     return write
 
 
-write_llama = _writer(LLAMA, llama)
-write_gpt2 = _writer(GPT2, gpt2)
+write_llama = writer(LLAMA, llama)
+write_gpt2 = writer(GPT2, gpt2)

@@ -2,9 +2,9 @@
 
 Modules, in the order data meets them: `command` (--debug, errors → exit codes), `options` (what
 several commands take), `compile` (export, optimize, quantize), `verify`, `answer` (run) with
-`forms` (what differs by task) and `completion` (decoders' options), `chat`, `score` (eval, bench),
-`tune`, `show` (inspect, doctor), `render` (results → standard output) and `bars` (progress →
-standard error).
+`forms` (what differs by task) and `completion` (decoders' options), `chat`, `score` (eval),
+`timing` (bench), `tune`, `show` (inspect, doctor), `render` (results → standard output) and `bars`
+(progress → standard error).
 """
 
 import click
@@ -14,8 +14,9 @@ from lmonnx.cli.answer import run
 from lmonnx.cli.chat import chat
 from lmonnx.cli.command import Commands
 from lmonnx.cli.compile import export, optimize, quantize
-from lmonnx.cli.score import bench, evaluate
+from lmonnx.cli.score import evaluate
 from lmonnx.cli.show import doctor, inspect
+from lmonnx.cli.timing import bench
 from lmonnx.cli.tune import tune
 from lmonnx.cli.verify import verify
 

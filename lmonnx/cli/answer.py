@@ -10,12 +10,12 @@ from typing import Any
 import click
 
 from lmonnx.bundle.manifest import Task
-from lmonnx.cli import completion, options, render
+from lmonnx.cli import completion, options, render, rewriting
 from lmonnx.cli.command import Command
-from lmonnx.cli.forms import FORMS, Form, Given, Shown
+from lmonnx.cli.forms import FORMS, Form, Given, Row, Shown
 from lmonnx.errors import InputError
 from lmonnx.runtime.loading import load
-from lmonnx.runtime.pipelines import GENERATORS, PIPELINES
+from lmonnx.runtime.pipelines import GENERATORS, PIPELINES, REWRITERS
 from lmonnx.runtime.session import CPU
 from lmonnx.runtime.tokenizer import Long
 
@@ -23,6 +23,8 @@ _COUNT = click.IntRange(min=1)
 
 
 ALL = "all"
+# Tasks whose --top-k is a number.
+_COUNTED = {Task.QUESTION_ANSWERING, Task.FILL_MASK, *GENERATORS, *REWRITERS}
 
 
 def _top_k(_: click.Context, __: click.Parameter, value: str | None) -> int | str | None:
@@ -109,6 +111,8 @@ Examples:
   lmonnx run embedder --file lines.txt --json > vectors.jsonl
   lmonnx run smollm2 "Once upon a time" --max-new-tokens 40
   lmonnx run smollm2 --chat "What is the capital of France?" --json
+  lmonnx run opus-mt-de-en "Das Haus ist groß." --num-beams 4
+  lmonnx run nllb --source-lang deu_Latn --target-lang eng_Latn - < german.txt > english.txt
 """,
 )
 @options.bundle
@@ -144,6 +148,8 @@ Examples:
 @_vectors
 @completion.sampling
 @completion.several
+@rewriting.asked
+@completion.capacity
 @click.option(
     "--long",
     type=click.Choice([rule.value for rule in Long]),
@@ -159,6 +165,8 @@ def run(
     file: str | None,
     task: str | None,
     long: str | None,
+    slots: int | None,
+    context_length: int | None,
     as_json: bool,
     threads: int | None,
     providers: tuple[str, ...],
@@ -170,7 +178,11 @@ def run(
     between. With --json a line a text, in the keys of transformers' pipelines: an object for
     classification, a list for entities and masks, an object a document for rankings, best first,
     an object a completion for generation. One prompt alone is completed as plain text, as it comes.
+    Translations and the like are lines, one a text; --json has an object a text, of several answers
+    a list. TEXT - alone is standard input.
     """
+    if texts == ("-",) and file is None:
+        texts, file = (), "-"
     given = {name: value for name, value in asked.items() if value not in (None, ())}
     for value in given.values():
         list(_arguments([value] if isinstance(value, str) else _strings(value)))
@@ -183,15 +195,16 @@ def run(
         providers=providers or (CPU,),
         threads=threads,
         long=long,
+        slots=slots,
+        context=context_length,
     )
-    kinds = {**PIPELINES, **GENERATORS}
+    kinds = {**PIPELINES, **GENERATORS, **REWRITERS}
     served = next(name for name, kind in kinds.items() if type(model) is kind)
     form = FORMS[served]
     if unfit := sorted(given.keys() - form.options):
         option = unfit[0].replace("_", "-")
         raise click.UsageError(f"--{option} is not for {served}, which {bundle} answers")
-    counted = (Task.QUESTION_ANSWERING, Task.FILL_MASK, Task.TEXT_GENERATION)
-    if given.get("top_k") == ALL and served in counted:
+    if given.get("top_k") == ALL and served in _COUNTED:
         raise click.UsageError(f"--top-k is a number for {served}")
     if given.get("top_k") == ALL:
         given["top_k"] = None
@@ -215,7 +228,6 @@ def _strings(value: Any) -> list[str]:
 
 def _print(form: Form, answers: Iterator[Shown], *, as_json: bool) -> None:
     """Print answers some at a time, and before an error those that were given."""
-    columns = form.columns
     while True:
         chunk: list[Shown] = []
         try:
@@ -224,11 +236,19 @@ def _print(form: Form, answers: Iterator[Shown], *, as_json: bool) -> None:
             if chunk and as_json:
                 render.say("\n".join(render.to_json(line) for line, _ in chunk))
             elif chunk:
-                rows = [row for _, found in chunk for row in found]
-                cut = columns[-1:] if columns[-1] in {"text", "question"} else ()
-                render.table(columns, rows, right=("score",), cut=cut, header=False)
+                _print_rows(form, [row for _, found in chunk for row in found])
         if len(chunk) < form.at_once:
             return
+
+
+def _print_rows(form: Form, rows: list[Row]) -> None:
+    if form.plain:
+        for row in rows:
+            render.say_piece("\t".join(row) + "\n")
+        return
+    columns = form.columns
+    cut = columns[-1:] if columns[-1] in {"text", "question"} else ()
+    render.table(columns, rows, right=("score",), cut=cut, header=False)
 
 
 def _arguments(texts: Iterable[str]) -> Iterator[str]:

@@ -68,6 +68,16 @@ several = options.together(
     click.option("--chat", is_flag=True, default=None, help="A prompt is a user's message."),
     click.option("--system", metavar="TEXT", help="The system message before it, with --chat."),
 )  # fmt: skip
+capacity = options.together(
+    click.option(
+        "--slots", type=_COUNT, metavar="N", help="Sequences that run at once; a beam is one."
+    ),
+    click.option(
+        "--context-length", type=_COUNT, metavar="N",
+        help="The most tokens of prompt and completion; of encoder-decoders, of the answer.",
+    ),
+)  # fmt: skip
+_OF_CHANCE = ("seed", "top_k", "top_p", "min_p", "typical_p")
 _PARAMS = frozenset(field.name for field in fields(SamplingParams)) | _NAMES.keys()
 OPTIONS = _PARAMS | {"chat", "system"}
 
@@ -78,12 +88,30 @@ def sampling_params(given: Given) -> SamplingParams:
     Raises:
         InputError: One is wrong, or its file cannot be read.
     """
-    asked = {_NAMES.get(name, name): value for name, value in given.items() if name in _PARAMS}
+    asked = asked_params(given)
+    check_chance(asked)
     if "schema" in asked and not asked["schema"].lstrip().startswith(("{", "true", "false")):
         asked["schema"] = _file(asked["schema"], "--schema")
     if "grammar" in asked:
         asked["grammar"] = _file(asked["grammar"], "--grammar")
     return SamplingParams(**asked)
+
+
+def asked_params(given: Given) -> dict[str, Any]:
+    """Return the options that SamplingParams has, by its names."""
+    return {_NAMES.get(name, name): value for name, value in given.items() if name in _PARAMS}
+
+
+def check_chance(asked: Given) -> None:
+    """Refuse options of chance where nothing is left to it.
+
+    Raises:
+        UsageError: There is one without a temperature.
+    """
+    idle = [name for name in _OF_CHANCE if asked.get(name) is not None]
+    if idle and not asked.get("temperature"):
+        option = idle[0].replace("_", "-")
+        raise click.UsageError(f"--{option} is of chance: give --temperature above 0 with it")
 
 
 def _file(name: str, option: str) -> str:

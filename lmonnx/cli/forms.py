@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import islice
-from typing import Any, TypeVar
+from typing import Any
 
 import click
 
 from lmonnx.bundle.fields import encode
 from lmonnx.bundle.manifest import Task
-from lmonnx.cli import completion
+from lmonnx.cli import completion, rewriting
+from lmonnx.cli.pairing import beside, paired
 from lmonnx.runtime.tokenizer import Text
 
 Given = Mapping[str, Any]
 Row = tuple[str, ...]
 Shown = tuple[Any, list[Row]]  # a line of JSON, and rows of cells
-Asked = TypeVar("Asked", str, Text, tuple[str, str])
 _VALUES = 8  # of a vector, in a table
 
 
@@ -26,45 +24,15 @@ _VALUES = 8  # of a vector, in a table
 class Form:
     """A task's columns, the options it takes, and how a model is asked: texts → what is shown.
 
-    `at_once` is how many answers are printed together.
+    `at_once` is how many answers are printed together; `plain` rows are printed as they are,
+    whoever reads.
     """
 
     columns: tuple[str, ...]
     options: frozenset[str]
     ask: Callable[[Any, Iterator[str], Given], Iterator[Shown]]
     at_once: int = 512
-
-
-def paired(texts: Iterator[str], pairs: Sequence[str], option: str) -> Iterator[tuple[str, str]]:
-    """Put one second text beside every text, or one beside each.
-
-    Raises:
-        UsageError: There are several second texts, and not as many as texts.
-    """
-    if len(pairs) == 1:
-        return ((text, pairs[0]) for text in texts)
-    held = list(islice(texts, len(pairs) + 1))
-    if len(held) != len(pairs):
-        more = "more" if len(held) > len(pairs) else str(len(held))
-        raise click.UsageError(
-            f"{len(pairs)} {option} for {more} texts; give one for each, or one for all"
-        )
-    return iter(list(zip(held, pairs, strict=True)))
-
-
-def _beside(
-    items: Iterable[Asked], answer: Callable[[Iterator[Asked]], Iterable[Any]]
-) -> Iterator[tuple[Asked, Any]]:
-    """Yield each item with its answer; items are held while the model reads ahead."""
-    held: deque[Asked] = deque()
-
-    def remembered() -> Iterator[Asked]:
-        for item in items:
-            held.append(item)
-            yield item
-
-    for found in answer(remembered()):
-        yield held.popleft(), found
+    plain: bool = False
 
 
 def _shown(text: Text) -> str:
@@ -78,14 +46,14 @@ def _score(value: float) -> str:
 def _classify(model: Any, texts: Iterator[str], given: Given) -> Iterator[Shown]:
     pairs, top_k = given.get("text_pair", ()), given.get("top_k", 1)
     items: Iterable[Text] = paired(texts, pairs, "--text-pair") if pairs else texts
-    for text, found in _beside(items, lambda read: model.stream(read, top_k=top_k)):
+    for text, found in beside(items, lambda read: model.stream(read, top_k=top_k)):
         line = {"label": found.label, "score": found.score, "windows": found.windows}
         whole = line if top_k == 1 else {**line, "labels": encode(found.labels)}
         yield whole, [(x.label, _score(x.score), _shown(text)) for x in found.labels]
 
 
 def _find_entities(model: Any, texts: Iterator[str], given: Given) -> Iterator[Shown]:
-    for text, found in _beside(texts, lambda read: model.stream(read, **given)):
+    for text, found in beside(texts, lambda read: model.stream(read, **given)):
         names = [getattr(x, "entity_group", None) or x.entity for x in found]
         rows: list[Row] = [
             (name, _score(x.score), x.word, f"{x.start}-{x.end}", _shown(text))
@@ -101,7 +69,7 @@ def _answer_questions(model: Any, texts: Iterator[str], given: Given) -> Iterato
         raise click.UsageError("give --question, and a context with --context, TEXT or --file")
     every = (text for source in (contexts, texts) for text in source)
     items = ((question, context) for context, question in paired(every, questions, "--question"))
-    for (question, _), found in _beside(items, lambda read: model.stream(read, **options)):
+    for (question, _), found in beside(items, lambda read: model.stream(read, **options)):
         several = found if isinstance(found, list) else [found]
         rows: list[Row] = [
             (x.answer, _score(x.score), f"{x.start}-{x.end}", question) for x in several
@@ -110,7 +78,7 @@ def _answer_questions(model: Any, texts: Iterator[str], given: Given) -> Iterato
 
 
 def _fill_masks(model: Any, texts: Iterator[str], given: Given) -> Iterator[Shown]:
-    for _, found in _beside(texts, lambda read: model.stream(read, **given)):
+    for _, found in beside(texts, lambda read: model.stream(read, **given)):
         masks = found if found and isinstance(found[0], list) else [found]
         rows: list[Row] = [
             (x.token_str, _score(x.score), x.sequence) for mask in masks for x in mask
@@ -124,7 +92,7 @@ def _choose_labels(model: Any, texts: Iterator[str], given: Given) -> Iterator[S
     labels = [label for label in labels if label]
     if not labels:
         raise click.UsageError("give --candidate-labels, with commas between them")
-    for text, found in _beside(texts, lambda read: model.stream(read, labels, **options)):
+    for text, found in beside(texts, lambda read: model.stream(read, labels, **options)):
         pairs = zip(found.labels, found.scores, strict=True)
         yield encode(found), [(label, _score(score), _shown(text)) for label, score in pairs]
 
@@ -145,12 +113,13 @@ def _embed(model: Any, texts: Iterator[str], given: Given) -> Iterator[Shown]:
     def answer(read: Iterator[str]) -> Iterable[Any]:
         return model(list(read), **given) if whole else model.stream(read, **given)  # type: ignore[no-any-return]
 
-    for text, vector in _beside(texts, answer):
+    for text, vector in beside(texts, answer):
         more = " …" if len(vector) > _VALUES else ""
         start = " ".join(f"{x:.4g}" for x in vector[:_VALUES])
         yield vector.tolist(), [(start + more, text)]
 
 
+_REWRITING = Form(("score", "text"), rewriting.OPTIONS, rewriting.rewrite, plain=True)
 FORMS: Mapping[Task, Form] = {
     Task.TEXT_CLASSIFICATION: Form(
         ("label", "score", "text"), frozenset({"text_pair", "top_k"}), _classify
@@ -187,4 +156,7 @@ FORMS: Mapping[Task, Form] = {
     Task.TEXT_GENERATION: Form(
         ("finish", "prompt", "text"), completion.OPTIONS, completion.complete, at_once=1
     ),
+    Task.TRANSLATION: _REWRITING,
+    Task.SUMMARIZATION: _REWRITING,
+    Task.TEXT_TO_TEXT: _REWRITING,
 }

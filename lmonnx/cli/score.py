@@ -1,25 +1,28 @@
-"""The commands that say what a bundle is worth: eval, bench."""
+"""The command that says what a bundle is worth: eval."""
 
 from __future__ import annotations
 
-from dataclasses import fields
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import click
 
-from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.fields import encode
-from lmonnx.cli import options, render
+from lmonnx.cli import options, render, rewriting
 from lmonnx.cli.bars import bars
 from lmonnx.cli.command import Command
 from lmonnx.measure.accuracy import Columns, Evaluation, Scores, read_data
-from lmonnx.measure.datasets import read_examples
+from lmonnx.measure.accuracy import evaluate as measure
 from lmonnx.measure.likelihood import Likelihood, measure_likelihood
-from lmonnx.measure.speed import Speed
+from lmonnx.measure.references import read_rewritings
+from lmonnx.measure.written import MEASURES, Figure, TextScores, judge_texts
 from lmonnx.runtime.loading import load
+from lmonnx.runtime.pipelines.base import Pipeline
 from lmonnx.runtime.pipelines.text_generation import TextGenerator
+from lmonnx.runtime.pipelines.text_to_text import TextToText
 from lmonnx.runtime.session import CPU
-from lmonnx.runtime.tokenizer import Text
 
 _NAMES = {
     "precision": "precision",
@@ -30,8 +33,49 @@ _NAMES = {
     "pearson": "Pearson",
     "spearman": "Spearman",
 }
+_WRITTEN = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "ter": "TER",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "cer": "CER",
+    **_NAMES,
+}
 _MATRIX_LABELS = 12  # more do not fit beside each other
 _COUNT = click.IntRange(min=1)
+_OF_DECODERS = frozenset({"window", "stride"})
+_CALLED = frozenset({"source_lang", "target_lang", "prefix", "split"})
+_DECODED = frozenset({"num_beams", "length_penalty", "max_new_tokens"})
+
+_windows = options.together(
+    click.option(
+        "--window", type=click.IntRange(min=2), metavar="N", help="Decoders: tokens read together."
+    ),
+    click.option(
+        "--stride", type=click.IntRange(min=1), metavar="N", help="Decoders: how far it moves."
+    ),
+)
+_written = options.together(
+    click.option(
+        "--references",
+        type=options.PATH,
+        metavar="FILE",
+        help="Translation and the like: line n is the reference of DATA's line n.",
+    ),
+    click.option(
+        "--metric",
+        multiple=True,
+        type=click.Choice(tuple(MEASURES)),
+        help="Translation and the like: count this instead of what is usual for the task.",
+    ),
+    click.option("--num-beams", type=_COUNT, metavar="N", help="Beam search with N beams."),
+    click.option("--length-penalty", type=float, metavar="P", help="Of beams; above 0: longer."),
+    click.option("--max-new-tokens", type=_COUNT, metavar="N", help="Tokens of an answer at most."),
+    rewriting.asked,
+)
 
 
 @click.command(
@@ -45,18 +89,16 @@ Examples:
   lmonnx eval ner-int8 dev.conll
   lmonnx eval embedder-int8 sts.csv --text-pair 1 --label 2
   lmonnx eval smollm2-int4 book.txt --window 512
+  lmonnx eval opus-mt-de-en test.de --references test.en --num-beams 4
+  lmonnx eval bart-cnn articles.jsonl --metric rougeL
 """,
 )
 @options.bundle
 @click.argument("file", metavar="[DATA]", required=False, type=options.PATH)
 @options.data
 @options.columns
-@click.option(
-    "--window", type=click.IntRange(min=2), metavar="N", help="Decoders: tokens read together."
-)
-@click.option(
-    "--stride", type=click.IntRange(min=1), metavar="N", help="Decoders: how far it moves."
-)
+@_windows
+@_written
 @options.as_json
 @options.runtime
 def evaluate(
@@ -67,11 +109,10 @@ def evaluate(
     text: str,
     label: str,
     text_pair: str | None,
-    window: int | None,
-    stride: int | None,
     as_json: bool,
     threads: int | None,
     providers: tuple[str, ...],
+    **asked: Any,
 ) -> None:
     """Compare BUNDLE's answers with the labels of DATA.
 
@@ -86,34 +127,66 @@ def evaluate(
     gives the share that is filled in as it was. Decoders read a plain text and give its
     perplexity: every token is predicted from those before it in a window of --window tokens,
     which moves by --stride.
+
+    Translation, summarization and text-to-text read a text and its reference a line, tabs between
+    (.csv and .jsonl too, the latter in the keys of data sets on the hub), or two files. They give
+    BLEU, chrF and TER, ROUGE, or exact match, character error rate and chrF, each with the
+    signature that states how it was counted.
     """
     source = file or data
     if source is None or (file and data):
         raise click.UsageError("give one file of labelled texts, as DATA or with --data")
-    from lmonnx.measure.accuracy import evaluate as measure
-
+    given = {name: value for name, value in asked.items() if value not in (None, ())}
     model = load(bundle, providers=providers or (CPU,), threads=threads)
-    if isinstance(model, TextGenerator):
-        found = measure_likelihood(model, source, window=window, stride=stride)
-        _print_fields(found, as_json=as_json)
-        return
-    if window is not None or stride is not None:
-        raise click.UsageError("--window and --stride are for decoders")
-    examples = read_data(source, model.bundle.manifest.task, Columns(text, label, text_pair))
-    with bars() as progress:
-        result = measure(model, examples, progress=progress)
+    kind = next(kind for kind in _KINDS if isinstance(model, kind.model))
+    if unfit := sorted(given.keys() - kind.options):
+        option, of = unfit[0], "decoders" if unfit[0] in _OF_DECODERS else "encoder-decoders"
+        raise click.UsageError(f"--{option.replace('_', '-')} is for {of}")
+    result = kind.judge(model, source, Columns(text, label, text_pair), given)
     if as_json:
         render.say(render.to_json(encode(result)))
-    elif isinstance(result, Evaluation):
-        _print_evaluation(result)
     else:
-        _print_scores(result)
+        kind.show(result)
 
 
-def _print_fields(result: Likelihood, *, as_json: bool) -> None:
-    if as_json:
-        render.say(render.to_json(encode(result)))
-        return
+Given = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class _Kind:
+    """How a kind of model is judged: the options it takes, what it is asked, what is printed."""
+
+    model: type[Any]
+    options: frozenset[str]
+    judge: Callable[[Any, Path, Columns, Given], Any]
+    show: Callable[[Any], None]
+
+
+def _predict(model: TextGenerator, path: Path, _: Columns, given: Given) -> Likelihood:
+    return measure_likelihood(model, path, **given)
+
+
+def _write(model: TextToText, path: Path, columns: Columns, given: Given) -> TextScores:
+    called = {name: given[name] for name in _CALLED if name in given}
+    languages = {name: given.get(name) for name in ("source_lang", "target_lang")}
+    examples = read_rewritings(
+        path, text=columns.text, label=columns.label, references=given.get("references"),
+        **languages,
+    )  # fmt: skip
+    with bars() as progress:
+        return judge_texts(
+            model, examples, progress,
+            metrics=given.get("metric", ()), params=rewriting.params_for(model, given), **called,
+        ).evaluation()  # fmt: skip
+
+
+def _answer(model: Pipeline[Any], path: Path, columns: Columns, _: Given) -> Scores:
+    examples = read_data(path, model.bundle.manifest.task, columns)
+    with bars() as progress:
+        return measure(model, examples, progress=progress)
+
+
+def _show_likelihood(result: Likelihood) -> None:
     render.figures(
         {
             "perplexity": f"{result.perplexity:.3f}",
@@ -122,6 +195,29 @@ def _print_fields(result: Likelihood, *, as_json: bool) -> None:
             "window": f"{result.window} tokens, moved by {result.stride}",
         }
     )
+
+
+def _show_written(result: TextScores) -> None:
+    render.figures({"texts": str(result.n)})
+    rows = [(_WRITTEN[name], *_cells(each)) for name, each in result.metrics.items()]
+    render.table(("", "", "95% interval", "counted by"), rows, header=False)
+
+
+def _cells(figure: Figure) -> tuple[str, ...]:
+    digits = 2 if abs(figure.value) > 1 else 4
+    interval = (
+        ""
+        if figure.interval is None
+        else " to ".join(f"{end:.{digits}f}" for end in figure.interval)
+    )
+    return f"{figure.value:.{digits}f}", interval, figure.signature or ""
+
+
+def _show_scores(result: Scores) -> None:
+    if isinstance(result, Evaluation):
+        _print_evaluation(result)
+    else:
+        _print_scores(result)
 
 
 def _print_scores(result: Scores) -> None:
@@ -157,146 +253,8 @@ def _correlation(value: float | None) -> str:
     return "undefined: the labels or the answers are all equal" if value is None else f"{value:.4f}"
 
 
-@click.command(
-    cls=Command,
-    short_help="Time a bundle.",
-    epilog="""\b
-Examples:
-  lmonnx bench sst2-int8
-  lmonnx bench sst2-int8 --file reviews.txt --threads 2 --json
-  lmonnx bench smollm2-int4 --prompt-tokens 512
-""",
+_KINDS = (
+    _Kind(TextGenerator, _OF_DECODERS, _predict, _show_likelihood),
+    _Kind(TextToText, _CALLED | _DECODED | {"references", "metric"}, _write, _show_written),
+    _Kind(Pipeline, frozenset(), _answer, _show_scores),
 )
-@options.bundle
-@options.data
-@options.text
-@click.option("--file", metavar="TEXTS", help="Texts, one a line; - is standard input.")
-@click.option(
-    "--rounds",
-    type=click.IntRange(min=1),
-    default=5,
-    show_default=True,
-    metavar="N",
-    help="How often to answer all texts; the fastest counts.",
-)
-@click.option("--prompt-tokens", type=_COUNT, metavar="N", help="Decoders: 128 unasked.")
-@click.option("--new-tokens", type=click.IntRange(min=2), metavar="N", help="Decoders: 64 unasked.")
-@options.as_json
-@options.runtime
-def bench(
-    *,
-    bundle: Path,
-    data: Path | None,
-    text: str,
-    file: str | None,
-    rounds: int,
-    as_json: bool,
-    threads: int | None,
-    providers: tuple[str, ...],
-    **counts: int | None,
-) -> None:
-    """Time BUNDLE, strings in and answers out: load, latency, throughput, memory.
-
-    Without --data or --file it answers 500 sentences that come with lmonnx. Plain texts are made
-    to fit the task: a word is masked, a question put before, and zero-shot asked about five
-    labels. Memory is this process's peak, Python and its packages included.
-
-    Decoders are timed on prompts of their own: reading one, writing after it, and 1 to 16
-    requests at once.
-    """
-    if data and file:
-        raise click.UsageError("give --data or --file, not both")
-    asked = {name: count for name, count in counts.items() if count is not None}
-    if Bundle.open(bundle, verify=False).manifest.generation is not None:
-        if data or file:
-            raise click.UsageError("decoders are timed on prompts of their own: leave texts out")
-        _bench_generation(bundle, rounds, threads, providers or (CPU,), asked, as_json=as_json)
-        return
-    if asked:
-        raise click.UsageError("--prompt-tokens and --new-tokens are for decoders")
-    from lmonnx.measure.speed import bench as measure
-
-    texts = _texts(data, text, file)
-    with bars() as progress:
-        speed = measure(
-            bundle,
-            texts,
-            rounds=rounds,
-            threads=threads,
-            providers=providers or (CPU,),
-            progress=progress,
-        )
-    if as_json:
-        render.say(render.to_json(encode(speed)))
-    else:
-        _print_speed(speed)
-
-
-def _bench_generation(
-    bundle: Path,
-    rounds: int,
-    threads: int | None,
-    providers: tuple[str, ...],
-    counts: dict[str, int],
-    *,
-    as_json: bool,
-) -> None:
-    from lmonnx.measure.generation_speed import bench_generation as measure
-
-    with bars() as progress:
-        speed = measure(
-            bundle,
-            rounds=rounds,
-            threads=threads,
-            providers=providers,
-            progress=progress,
-            **counts,  # type: ignore[arg-type]
-        )
-    if as_json:
-        render.say(render.to_json(encode(speed)))
-        return
-    tokens = f"prompt of {speed.prompt_tokens}, {speed.new_tokens} new, {speed.threads} threads"
-    inter = f"p50 {speed.inter_token_p50_ms:.2f} ms, p99 {speed.inter_token_p99_ms:.2f} ms"
-    render.figures(
-        {
-            "tokens": tokens,
-            "load": f"{speed.load_ms:.0f} ms",
-            "time to first token": f"{speed.ttft_ms:.0f} ms",
-            "prefill": f"{speed.prefill_tokens_per_s:.0f} tokens/s",
-            "between tokens": inter,
-            "decode": f"{speed.decode_tokens_per_s:.0f} tokens/s",
-            **{
-                f"{x.requests} at once": f"{x.tokens_per_s:.0f} tokens/s ({x.scaling:.2f} ×)"
-                for x in speed.together
-            },
-            "peak memory": _memory(speed.peak_mib),
-        }
-    )
-
-
-def _memory(peak: float | None) -> str:
-    return "unknown here" if peak is None else f"{peak:.0f} MiB"
-
-
-def _texts(data: Path | None, column: str, file: str | None) -> list[Text]:
-    if data is not None:
-        return [example.text for example in read_examples(data, text=column, label=None)]
-    if file is not None:
-        return list(options.file_texts(file))
-    from lmonnx.measure.sentences import gate_sentences
-
-    return list(gate_sentences())
-
-
-def _print_speed(speed: Speed) -> None:
-    render.figures(
-        {
-            "texts": f"{speed.texts} of {speed.tokens} tokens, {speed.threads} threads",
-            "load": f"{speed.load_ms:.0f} ms",
-            "latency p50": f"{speed.p50_ms:.2f} ms",
-            "latency p95": f"{speed.p95_ms:.2f} ms",
-            "latency p99": f"{speed.p99_ms:.2f} ms",
-            "throughput": f"{speed.texts_per_s:.0f} texts/s, {speed.tokens_per_s:.0f} tokens/s",
-            "peak memory": _memory(speed.peak_mib),
-        }
-    )

@@ -42,7 +42,8 @@ def verify(*, bundle: Path, against: str | None, golden: Path | None, as_json: b
 
     float32 may differ by 1e-4 of the outputs' range. int8 may decide 3% otherwise, 4 bits 10%,
     near-ties aside: of the texts, tokens, masks, or starts and ends of answers. Of a decoder the
-    token after each text is compared, by the worst of its graphs. Where nothing is decided
+    token after each text is compared, by the worst of its graphs; of an encoder-decoder every token
+    of an answer, and in float32 its own answers, greedy and of 4 beams. Where nothing is decided
     the values' correlation, or the vectors' mean cosine similarity, must be 0.97. What --against
     finds is stored in the bundle if it is near enough.
     """
@@ -50,6 +51,8 @@ def verify(*, bundle: Path, against: str | None, golden: Path | None, as_json: b
         raise click.UsageError("give one reference: --against CHECKPOINT or --golden FILE")
     if golden is not None:
         answers, opened = read_golden(golden), Bundle.open(bundle)
+        if opened.manifest.generation and opened.manifest.generation.seq2seq:
+            raise click.UsageError("encoder-decoders are compared with --against CHECKPOINT")
         _report(worst_parity(raw_models(opened), answers), opened, as_json=as_json)
     else:
         _verify_against(Bundle.open(bundle), str(against), as_json=as_json)

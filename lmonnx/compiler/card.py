@@ -16,6 +16,9 @@ _CALLS: Mapping[Task, str] = {
     Task.FEATURE_EXTRACTION: '["some text", "another"]',
     Task.TEXT_RANKING: '"some query", ["some text", "another"]',
     Task.TEXT_GENERATION: '"Once upon a time"',
+    Task.TRANSLATION: '"some text"',
+    Task.SUMMARIZATION: '"some long text"',
+    Task.TEXT_TO_TEXT: '"some text"',
 }
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -24,17 +25,38 @@ PAGE = 4096  # a mapped tensor that starts on a page is mapped alone
 CACHE_LINE = 64
 
 
-class WeightFile:
-    """Stream tensors to `NAME.onnx_data`, aligned, so that only one is in memory at a time."""
+# Tensors outside of graphs by the type and hash of their bytes.
+Known = dict[tuple[str, bytes], TensorProto]
 
-    def __init__(self, path: Path) -> None:
+
+class WeightFile:
+    """Stream tensors to `NAME.onnx_data`, aligned, so that only one is in memory at a time.
+
+    Files that share one `known` hold the same bytes once, in whichever had them first.
+    """
+
+    def __init__(self, path: Path, known: Known | None = None) -> None:
         self.location = path.name
+        self._known = known
         self._file: BinaryIO = path.open("wb")
         self._end = 0
 
     def add(self, name: str, array: NDArray[Any]) -> TensorProto:
         """Append `array`; return the tensor that points at its place in the file."""
         data = np.ascontiguousarray(array)
+        if self._known is None:
+            return self._append(name, data)
+        key = data.dtype.str, sha256(data.reshape(-1).view(np.uint8).data).digest()
+        if key not in self._known:
+            self._known[key] = self._append(name, data)
+        tensor = TensorProto()
+        tensor.CopyFrom(self._known[key])
+        tensor.name = name
+        del tensor.dims[:]
+        tensor.dims.extend(data.shape)
+        return tensor
+
+    def _append(self, name: str, data: NDArray[Any]) -> TensorProto:
         step = PAGE if data.nbytes >= PAGE else CACHE_LINE
         offset = -(-self._end // step) * step
         self._file.write(b"\0" * (offset - self._end))

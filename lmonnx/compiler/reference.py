@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from importlib.util import find_spec
 from typing import Any
@@ -48,6 +49,17 @@ def reference_answers(
         UnsupportedError: transformers or torch is not installed.
         StageError: transformers cannot load the checkpoint.
     """
+    with transformers_ready():
+        return _answers(checkpoint, texts, model)
+
+
+@contextmanager
+def transformers_ready() -> Iterator[None]:
+    """Let transformers be used, without its warnings and its telemetry.
+
+    Raises:
+        UnsupportedError: transformers or torch is not installed.
+    """
     if not is_installed():
         raise UnsupportedError(
             "comparing with a checkpoint needs transformers and torch: "
@@ -56,7 +68,7 @@ def reference_answers(
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return _answers(checkpoint, texts, model)
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +153,7 @@ def _reference(manifest: Manifest) -> _Reference:
     return found.of_decoder() if decodes else found
 
 
-_LOCAL: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
+LOCAL: Mapping[str, Any] = {"local_files_only": True, "trust_remote_code": False}
 
 
 def _from_folder(checkpoint: Checkpoint, reference: _Reference) -> Any:
@@ -149,7 +161,7 @@ def _from_folder(checkpoint: Checkpoint, reference: _Reference) -> Any:
     import transformers
 
     auto_class = getattr(transformers, reference.auto_class)
-    options = {**_LOCAL, **reference.options, "output_loading_info": True}
+    options = {**LOCAL, **reference.options, "output_loading_info": True}
     model, found = auto_class.from_pretrained(checkpoint.path, dtype=torch.float32, **options)
     if reference.decodes and found["missing_keys"]:  # of Gemma 3 without its head it finds none
         return _from_tensors(checkpoint, reference)
@@ -165,7 +177,7 @@ def _from_tensors(checkpoint: Checkpoint, reference: _Reference) -> Any:
     import torch
     import transformers
 
-    config = transformers.AutoConfig.from_pretrained(checkpoint.path, **_LOCAL)
+    config = transformers.AutoConfig.from_pretrained(checkpoint.path, **LOCAL)
     auto_class = getattr(transformers, reference.auto_class)
     model = auto_class.from_config(config, **reference.options).float().eval()
     model.tie_weights()
@@ -189,7 +201,7 @@ def _answers(checkpoint: Checkpoint, texts: Sequence[Text], made: RawModel) -> l
     manifest = made.bundle.manifest
     reference = _reference(manifest)
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.path, **_LOCAL)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(checkpoint.path, **LOCAL)
         load = _from_tensors if checkpoint.gguf else _from_folder
         model = load(checkpoint, reference)
     except (OSError, ValueError, RuntimeError, ImportError) as error:

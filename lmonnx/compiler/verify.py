@@ -6,6 +6,7 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Parity
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.reference import reference_answers
+from lmonnx.compiler.verify_pairs import verify_pairs
 from lmonnx.measure.next_logits import raw_models
 from lmonnx.measure.parity import Golden, worst_parity
 from lmonnx.measure.sentences import fit, parity_sentences
@@ -17,10 +18,15 @@ def verify_against(
 ) -> Parity:
     """Return how far a bundle is from its checkpoint on 100 sentences of mixed length.
 
+    An encoder-decoder writes answers to some of them, see `verify_pairs`.
+
     Raises:
         UnsupportedError: transformers is not installed.
         ParityError: They are not of one model.
     """
+    generation = bundle.manifest.generation
+    if generation is not None and generation.seq2seq is not None:
+        return verify_pairs(bundle, checkpoint, progress=progress)
     models = raw_models(bundle)
     texts = tuple(fit(parity_sentences(), bundle.manifest))
     progress("reference", 0, 2)

@@ -15,13 +15,15 @@ from lmonnx.measure.entities import EntityScores, judge_entities, read_tagged
 from lmonnx.measure.judged import Correlations, Judged
 from lmonnx.measure.masks import MaskScores, judge_masks, read_lines
 from lmonnx.measure.questions import AnswerScores, judge_answers, read_questions
+from lmonnx.measure.references import read_rewritings
 from lmonnx.measure.similarity import judge_similarities
+from lmonnx.measure.written import TASKS, TextScores, judge_texts
 from lmonnx.progress import Progress, silent
 from lmonnx.runtime.pipelines.base import Pipeline
 
 __all__ = ["Columns", "Evaluation", "Scores", "evaluate", "judge", "read_data"]
 
-Scores = Evaluation | EntityScores | AnswerScores | Correlations | MaskScores
+Scores = Evaluation | EntityScores | AnswerScores | Correlations | MaskScores | TextScores
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,6 +69,10 @@ def _lines(path: Path, columns: Columns) -> Sequence[Any]:
     return read_lines(path, columns.text)
 
 
+def _rewritings(path: Path, columns: Columns) -> Sequence[Any]:
+    return read_rewritings(path, text=columns.text, label=columns.label)
+
+
 DATA: Mapping[Task, Data] = {
     Task.TEXT_CLASSIFICATION: Data(_labelled, judge_labels),
     Task.ZERO_SHOT_CLASSIFICATION: Data(_labelled, judge_labels),
@@ -75,6 +81,7 @@ DATA: Mapping[Task, Data] = {
     Task.QUESTION_ANSWERING: Data(_questions, judge_answers),
     Task.FEATURE_EXTRACTION: Data(_pairs, judge_similarities),
     Task.FILL_MASK: Data(_lines, judge_masks),
+    **dict.fromkeys(TASKS, Data(_rewritings, judge_texts)),
 }
 
 
@@ -82,7 +89,8 @@ def read_data(path: Path, task: Task, columns: Columns) -> Sequence[Any]:
     """Read the labelled data of a task.
 
     Text and its label in a .tsv, .csv or .jsonl; two texts and a score for ranking and
-    embeddings; tagged words in a CoNLL file; SQuAD JSON for questions; plain lines for masks.
+    embeddings; tagged words in a CoNLL file; SQuAD JSON for questions; plain lines for masks;
+    texts and what they should become for translation and the like.
 
     Raises:
         InputError: The file is missing, of another kind, or wrong; file and line are named.

@@ -72,6 +72,9 @@ _AGREED: Mapping[Task, str] = {
     Task.QUESTION_ANSWERING: "same position",
     Task.FILL_MASK: "same token",
     Task.TEXT_GENERATION: "same token",
+    Task.TRANSLATION: "same token",
+    Task.SUMMARIZATION: "same token",
+    Task.TEXT_TO_TEXT: "same token",
 }
 
 

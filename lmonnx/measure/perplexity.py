@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -135,10 +135,20 @@ def compare(
 
     A NaN anywhere makes the other's perplexity and KL infinite.
     """
-    rows = [
-        _compared(reference.logits(ids), other.logits(ids), ids)
+    return compare_logits(
+        (reference.logits(ids), other.logits(ids), ids)
         for ids in track(windows, "comparing", progress)
-    ]
+    )
+
+
+def compare_logits(windows: Iterable[tuple[Logits, Logits, Ids]]) -> Comparison:
+    """Return how far predictions are from a reference's.
+
+    Args:
+        windows: The reference's logits, the other's, both (S, V), and the ids (S,) that they are
+            of: each position predicts the next.
+    """
+    rows = [_compared(*window) for window in windows]
     sums = np.array([row.sum(axis=1) for row in rows])  # (windows, 4)
     counts = np.array([row.shape[1] for row in rows])
 

@@ -18,20 +18,25 @@ BOM = b"\xef\xbb\xbf"
 _HOW = "name or count the columns with --text and --label"
 
 
-def read_rows(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+def read_rows(path: Path, columns: Sequence[str], *, kind: str | None = None) -> Iterator[Row]:
     """Yield the line number (from 1) and the cells of `columns`, in that order, of every row.
 
     A column is an index from 0, or a name. When all are indexes the file has no header; when any
     is a name its first row is the header. In .jsonl every column is a key. Blank lines are
     skipped.
 
+    Args:
+        path: UTF-8.
+        columns: What is asked for.
+        kind: The suffix that says how to read the file; None is its own.
+
     Raises:
         InputError: The file is missing, not UTF-8 or of another kind, a row has more or fewer
             cells than the first, or a column is not there; file and line are named.
     """
-    suffix = path.suffix.lower()
+    suffix = kind or path.suffix.lower()
     if suffix == ".jsonl":
-        return _jsonl(path, read_content(path), columns)
+        return _jsonl(path, columns)
     if suffix not in _TABLES:
         kinds = ", ".join(KINDS)
         raise InputError(f"{path}: {suffix or 'no suffix'} is no known kind of file, use {kinds}")
@@ -120,8 +125,13 @@ def _place(where: str, column: str, header: list[str], width: int) -> int:
     raise InputError(f"{where}: {fault} {column!r}; the header has {', '.join(header)}")
 
 
-def _jsonl(path: Path, content: str, columns: Sequence[str]) -> Iterator[Row]:
-    for number, line in enumerate(content.split("\n"), 1):
+def read_objects(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yield the line number (from 1) and the object of every line of a .jsonl that is not blank.
+
+    Raises:
+        InputError: The file is missing or not UTF-8, or a line is no JSON object.
+    """
+    for number, line in enumerate(read_content(path).split("\n"), 1):
         if not line.strip():
             continue
         where = f"{path}, line {number}"
@@ -131,6 +141,12 @@ def _jsonl(path: Path, content: str, columns: Sequence[str]) -> Iterator[Row]:
             raise InputError(f"{where}: not JSON ({error}); write one object a line") from error
         if not isinstance(stored, dict):
             raise InputError(f"{where}: not an object; write one with text and label a line")
+        yield number, stored
+
+
+def _jsonl(path: Path, columns: Sequence[str]) -> Iterator[Row]:
+    for number, stored in read_objects(path):
+        where = f"{path}, line {number}"
         if missing := [key for key in columns if key not in stored]:
             keys = ", ".join(stored) or "none"
             raise InputError(f"{where}: there is no key {missing[0]!r}, only {keys}; {_HOW}")

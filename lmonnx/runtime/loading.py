@@ -10,7 +10,7 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Task
 from lmonnx.errors import InputError
 from lmonnx.runtime.generate.capacity import CACHE_BYTES, Capacity
-from lmonnx.runtime.pipelines import GENERATORS, PIPELINES, SAME_GRAPH
+from lmonnx.runtime.pipelines import GENERATORS, PIPELINES, REWRITERS, SAME_GRAPHS
 from lmonnx.runtime.session import CPU
 from lmonnx.runtime.tokenizer import Long
 from lmonnx.runtime.tuned import choose
@@ -35,7 +35,8 @@ def load(
     Args:
         path: The bundle's folder.
         task: Another task of the same graph: a sequence classifier also serves
-            zero-shot-classification (if trained on NLI) and text-ranking (if it has one label).
+            zero-shot-classification (if trained on NLI) and text-ranking (if it has one label);
+            translation, summarization and text2text-generation serve each other.
         providers: onnxruntime's execution providers, in order of preference.
         threads: Threads a call may use; None takes what `lmonnx tune` found best here, else what
             the cgroup's quota allows.
@@ -44,11 +45,11 @@ def load(
         long: What to do with text longer than the model: "window", "max", "truncate" or "error";
             None is the task's own rule.
         verify: Hash every file first; False is for a bundle that was checked already.
-        context: For decoders: the most tokens of prompt and completion together; None is the
-            model's own, or what `cache_bytes` allows.
-        slots: For decoders: how many sequences run at once (a beam is one); None is 8, or what
-            `cache_bytes` allows.
-        cache_bytes: For decoders: the most memory of their keys and values, 2 GiB unasked; it is
+        context: For decoders: the most tokens of prompt and completion together; for
+            encoder-decoders: of the answer; None is the model's own, or what `cache_bytes` allows.
+        slots: For both: how many sequences run at once (a beam is one); None is 8 for decoders and
+            128 for encoder-decoders, or what `cache_bytes` allows.
+        cache_bytes: For both: the most memory of their keys and values, 2 GiB unasked; it is
             taken as it is used.
         draft: For decoders: a smaller one of the same tokenizer, as a bundle's folder or loaded,
             which guesses ahead; the answers stay the same.
@@ -64,20 +65,25 @@ def load(
     served = _task(bundle, task)
     ours = {"max_tokens": max_tokens, "long": long}
     theirs = {"context": context, "slots": slots, "cache_bytes": cache_bytes, "draft": draft}
-    unfit = ours if served in GENERATORS else theirs
+    generates = served in GENERATORS or served in REWRITERS
+    unfit = ours if generates else theirs
+    if served in REWRITERS:
+        unfit["draft"] = draft
     if given := [name for name, value in unfit.items() if value is not None]:
         raise InputError(f"{given[0]} means nothing for {served}; leave it out")
-    if served in GENERATORS:
-        capacity = Capacity(context, slots, CACHE_BYTES if cache_bytes is None else cache_bytes)
-        guide = Bundle.open(draft, verify=verify) if isinstance(draft, str | Path) else draft
-        return GENERATORS[served](bundle, config, capacity=capacity, draft=guide)
-    return PIPELINES[served](bundle, config, long=long)
+    if not generates:
+        return PIPELINES[served](bundle, config, long=long)
+    capacity = Capacity(context, slots, CACHE_BYTES if cache_bytes is None else cache_bytes)
+    if served in REWRITERS:
+        return REWRITERS[served](bundle, config, capacity=capacity)
+    guide = Bundle.open(draft, verify=verify) if isinstance(draft, str | Path) else draft
+    return GENERATORS[served](bundle, config, capacity=capacity, draft=guide)
 
 
 def _task(bundle: Bundle, asked: Task | str | None) -> Task:
     own = bundle.manifest.task
     if asked is None or asked == own:
         return own
-    if asked not in SAME_GRAPH or own not in SAME_GRAPH:
+    if not any(asked in tasks and own in tasks for tasks in SAME_GRAPHS):
         raise InputError(f"{bundle.path} is for {own}, not for {asked!s:.60}; export it for that")
     return Task(asked)

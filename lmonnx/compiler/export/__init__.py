@@ -33,6 +33,8 @@ from lmonnx.compiler.export.native.decoders.build import (
     cache_spec,
     read_decoder,
 )
+from lmonnx.compiler.export.native.seq2seq import SEQ2SEQS
+from lmonnx.compiler.export.seq2seq import export_seq2seq
 from lmonnx.compiler.export.text import export_text
 from lmonnx.compiler.reference import is_installed
 from lmonnx.compiler.stage import MODEL_FILE, finish, make_step
@@ -40,6 +42,9 @@ from lmonnx.compiler.verify import verify_against
 from lmonnx.errors import StageError, UnsupportedError
 from lmonnx.measure.parity import require_parity
 from lmonnx.progress import Progress, silent
+
+# What encoder-decoders are for; each of them may be asked for each.
+_SEQ2SEQ = frozenset({Task.TRANSLATION, Task.SUMMARIZATION, Task.TEXT_TO_TEXT})
 
 
 class Engine(StrEnum):
@@ -90,7 +95,7 @@ def export(
         built = _BUILDERS[engine](checkpoint, kind, draft, variant)
         manifest = _manifest(checkpoint, kind, head, draft, built)
         if kind is Task.FEATURE_EXTRACTION:
-            embedding = export_embedding(checkpoint, draft, built.graph, pooling=pooling)
+            embedding = export_embedding(checkpoint, draft, built.graphs["model"], pooling=pooling)
             manifest = replace(manifest, embedding=embedding)
         progress("graph", 1, 1)
         finish(draft, manifest)
@@ -117,13 +122,13 @@ def _parity(made: Bundle, checkpoint: Checkpoint, progress: Progress) -> Parity:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A graph in the draft: by what it was made, and how many tokens it takes.
+    """Graphs in the draft by role: by what they were made, and how many tokens they take.
 
-    `padding_side` is set where the graph allows no other than that.
+    `padding_side` is set where the graphs allow no other than that.
     """
 
     engine: Engine
-    graph: GraphSpec
+    graphs: Mapping[str, GraphSpec]
     positions: int
     precision: Precision = Precision.FLOAT32
     padding_side: Side | None = None
@@ -137,7 +142,7 @@ def _auto(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None)
     try:
         return _native(checkpoint, task, draft, variant)
     except UnsupportedError:
-        if variant or checkpoint.gguf or not traced.is_installed():
+        if variant or checkpoint.gguf or task in _SEQ2SEQ or not traced.is_installed():
             raise
     return _optimum(checkpoint, task, draft, variant)
 
@@ -153,6 +158,8 @@ def _native(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | Non
     _refuse_variant(variant)
     if task is Task.TEXT_GENERATION:
         return _decoder(checkpoint, draft)
+    if task in _SEQ2SEQ:
+        return _seq2seq(checkpoint, draft)
     if task is Task.FEATURE_EXTRACTION and checkpoint.architecture in DECODERS:
         return _states(checkpoint, draft)
     family = native_family(checkpoint, task)
@@ -163,7 +170,7 @@ def _native(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | Non
     positions = max_positions(checkpoint, family)
     # These families count positions from the first token, and most heads read it: padding before
     # it moves both.
-    return _Built(Engine.NATIVE, graph, positions, padding_side=Side.RIGHT)
+    return _Built(Engine.NATIVE, _alone(graph), positions, padding_side=Side.RIGHT)
 
 
 def _decoder(checkpoint: Checkpoint, draft: Draft) -> _Built:
@@ -179,34 +186,45 @@ def _decoder(checkpoint: Checkpoint, draft: Draft) -> _Built:
     )
     return _Built(
         Engine.NATIVE,
-        graph,
+        _alone(graph),
         decoder.context,
         padding_side=Side.RIGHT,
         generation=generation,
     )
 
 
+def _seq2seq(checkpoint: Checkpoint, draft: Draft) -> _Built:
+    graphs, positions, generation = export_seq2seq(checkpoint, draft)
+    return _Built(Engine.NATIVE, graphs, positions, padding_side=Side.RIGHT, generation=generation)
+
+
+def _alone(graph: GraphSpec) -> dict[str, GraphSpec]:
+    return {"model": graph}
+
+
 def _states(checkpoint: Checkpoint, draft: Draft) -> _Built:
     decoder = read_decoder(checkpoint)
     draft.file(MODEL_FILE)
     graph = build_states(checkpoint, decoder, draft.path, MODEL_FILE)
-    return _Built(Engine.NATIVE, graph, decoder.context, padding_side=Side.RIGHT)
+    return _Built(Engine.NATIVE, _alone(graph), decoder.context, padding_side=Side.RIGHT)
 
 
 def _adopt(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
+    _refuse_seq2seq(task)
     if task is Task.TEXT_GENERATION:
         return _adopted(Engine.ADOPT, checkpoint, checkpoint, draft, variant)
     graph, precision = adopt.adopt_graph(checkpoint, task, draft, variant)
-    return _Built(Engine.ADOPT, graph, adopt.max_positions(checkpoint), precision)
+    return _Built(Engine.ADOPT, _alone(graph), adopt.max_positions(checkpoint), precision)
 
 
 def _optimum(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
     _refuse_variant(variant)
+    _refuse_seq2seq(task)
     with traced.traced_folder(checkpoint, task) as folder:
         if task is Task.TEXT_GENERATION:
             return _adopted(Engine.OPTIMUM, folder, checkpoint, draft, None)
         graph, _ = adopt.adopt_graph(folder, task, draft, None)
-    return _Built(Engine.OPTIMUM, graph, adopt.max_positions(checkpoint))
+    return _Built(Engine.OPTIMUM, _alone(graph), adopt.max_positions(checkpoint))
 
 
 def _adopted(
@@ -217,12 +235,20 @@ def _adopted(
     generation = export_generation(
         checkpoint, draft, context=made.context, vocabulary=made.vocabulary, cache=made.cache
     )
-    return _Built(engine, made.graph, made.context, made.precision, Side.RIGHT, generation)
+    return _Built(engine, _alone(made.graph), made.context, made.precision, Side.RIGHT, generation)
 
 
 def _refuse_variant(variant: str | None) -> None:
     if variant:
         raise UnsupportedError("--variant names an ONNX file to adopt; pass --engine adopt")
+
+
+def _refuse_seq2seq(task: Task) -> None:
+    if task in _SEQ2SEQ:
+        raise UnsupportedError(
+            f"graphs for {task} are not adopted or traced, but built from config.json and weights: "
+            f"leave --engine out, and take a checkpoint of {', '.join(sorted(SEQ2SEQS))}"
+        )
 
 
 _BUILDERS: Mapping[Engine, Callable[[Checkpoint, Task, Draft, str | None], _Built]] = {
@@ -237,12 +263,12 @@ def _manifest(
     checkpoint: Checkpoint, task: Task, head: Head | None, draft: Draft, built: _Built
 ) -> Manifest:
     if head is not None:
-        _check_logits(built.graph, len(head.labels))
+        _check_logits(built.graphs["model"], len(head.labels))
     decodes = built.generation is not None
     text = export_text(checkpoint, draft, positions=built.positions, spare_tokens=decodes)
     if built.padding_side is not None:
         text = replace(text, source=replace(text.source, padding_side=built.padding_side))
-    if built.generation is not None:
+    if built.generation is not None and built.generation.seq2seq is None:
         # The tokenizer's own limit is a habit of training; the cache has room for the context.
         text = replace(text, max_length=built.generation.context)
     return Manifest(
@@ -251,7 +277,7 @@ def _manifest(
         source=Source(
             checkpoint.repo, checkpoint.revision, checkpoint.architecture, checkpoint.license
         ),
-        graphs={"model": built.graph},
+        graphs=built.graphs,
         text=text,
         head=head,
         generation=built.generation,

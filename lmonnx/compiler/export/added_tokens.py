@@ -81,7 +81,7 @@ def add_missing(tokenizer: Tokenizer, checkpoint: Checkpoint, settings: Mapping[
         transformers, `PreTrainedTokenizerFast.__init__`.
     """
     there = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
-    for token in _listed(checkpoint, settings):
+    for token in listed_tokens(checkpoint, settings):
         if token.content and token.content not in there:
             there.add(token.content)
             add = tokenizer.add_special_tokens if token.special else tokenizer.add_tokens
@@ -123,7 +123,12 @@ def _content(value: Any) -> Any:
     return value.get("content") if isinstance(value, dict) else value
 
 
-def _listed(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Iterator[AddedToken]:
+def listed_tokens(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Iterator[AddedToken]:
+    """Yield the tokens that the settings and special_tokens_map.json name.
+
+    Raises:
+        StageError: One of the files is damaged.
+    """
     decoder = settings.get("added_tokens_decoder") or {}
     try:
         for index in sorted(decoder, key=int):

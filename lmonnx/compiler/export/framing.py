@@ -1,4 +1,4 @@
-"""Which special tokens stand around a decoder's text, where its tokenizer's class decides it."""
+"""Which special tokens stand around a text, where its tokenizer's class decides it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,15 @@ _ADDS_BOS: Mapping[str, bool] = {
     "GemmaTokenizer": True,
     "LlamaTokenizer": True,
 }
+# Classes whose frame has a language, which the runtime puts there: the file has the end alone.
+_ENDS_ONLY = frozenset({"MBart50Tokenizer", "MBartTokenizer", "NllbTokenizer"})
 _BY_ARCHITECTURE: Mapping[str, str] = {
     "gemma": "GemmaTokenizer",
     "gemma2": "GemmaTokenizer",
     "gemma3_text": "GemmaTokenizer",
     "gpt_neox": "GPTNeoXTokenizer",
     "llama": "LlamaTokenizer",
+    "mbart": "MBartTokenizer",
     "mistral": "LlamaTokenizer",
     "phi3": "LlamaTokenizer",
 }
@@ -69,6 +72,9 @@ def read_frame(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Frame | N
     """
     stated = settings.get("tokenizer_class") or checkpoint.config.get("tokenizer_class")
     name = str(stated or _BY_ARCHITECTURE.get(checkpoint.architecture, "")).removesuffix("Fast")
+    if name in _ENDS_ONLY:
+        end = special_tokens(checkpoint, settings, {"eos": "</s>"}, {})["eos"]
+        return Frame(before="", after=end.content)
     if name not in _ADDS_BOS:
         return None
     tokens = special_tokens(checkpoint, settings, _DEFAULTS.get(name, _LLAMA), {})

@@ -44,39 +44,39 @@ def export_generation(
         StageError: A file is damaged, or a stop token is no id of the model.
     """
     settings = checkpoint.json_file(GENERATION_CONFIG) or {}
+    stated = {**checkpoint.config, **settings}
     defaults = {name: settings[name] for name in SAMPLING if settings.get(name) is not None}
     return Generation(
         context=context,
         vocabulary=vocabulary,
         cache=cache,
-        stop_ids=_stop_ids(checkpoint, settings, vocabulary),
-        bos_id=next(iter(_ids(_stated(checkpoint, settings, "bos_token_id"), vocabulary)), None),
+        stop_ids=stop_ids(stated, vocabulary),
+        bos_id=stated_id(stated, "bos_token_id", vocabulary),
         chat_template=_write_template(checkpoint, draft),
         defaults=defaults or None,
     )
 
 
-def _stop_ids(
-    checkpoint: Checkpoint, settings: Mapping[str, Any], vocabulary: int
-) -> tuple[int, ...]:
+def stop_ids(settings: Mapping[str, Any], vocabulary: int) -> tuple[int, ...]:
     """Return the ids that end a completion, in the order of the file, each once."""
-    return tuple(dict.fromkeys(_ids(_stated(checkpoint, settings, "eos_token_id"), vocabulary)))
+    return tuple(dict.fromkeys(_ids(settings, "eos_token_id", vocabulary)))
 
 
-def _stated(checkpoint: Checkpoint, settings: Mapping[str, Any], name: str) -> Any:
-    """Return a field of generation_config.json, or else of config.json."""
-    return settings.get(name, checkpoint.config.get(name))
+def stated_id(settings: Mapping[str, Any], name: str, vocabulary: int) -> int | None:
+    """Return the first id that a field names; None where it names none."""
+    return next(_ids(settings, name, vocabulary), None)
 
 
-def _ids(value: Any, vocabulary: int) -> Iterator[int]:
+def _ids(settings: Mapping[str, Any], name: str, vocabulary: int) -> Iterator[int]:
     """Yield the ids that a field names: none, one, or a list of them."""
+    value = settings.get(name)
     for index in value if isinstance(value, list) else [value]:
         if index is None:
             continue
         if type(index) is not int or not 0 <= index < vocabulary:
             raise StageError(
                 f"the token {index!r:.100} that generation starts or ends with is no id below "
-                f"{vocabulary}; correct eos_token_id and bos_token_id in {GENERATION_CONFIG}"
+                f"{vocabulary}; correct {name} in {GENERATION_CONFIG} or config.json"
             )
         yield index
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from lmonnx.bundle.manifest import Activation, Head, Task
 from lmonnx.compiler.checkpoint import Checkpoint
+from lmonnx.compiler.export.native.seq2seq import SEQ2SEQS
 from lmonnx.compiler.export.sentence_transformers import MODULES, SETTINGS
 from lmonnx.errors import StageError, UnsupportedError
 
@@ -19,6 +20,7 @@ _ENDINGS: Mapping[str, Task] = {
     "ForCausalLM": Task.TEXT_GENERATION,
     "GPT2LMHeadModel": Task.TEXT_GENERATION,
 }
+_GENERATORS = ("ForConditionalGeneration", "MTModel", "WithLMHeadModel")  # encoder-decoders
 _PROBLEMS = {
     "regression": Activation.NONE,
     "multi_label_classification": Activation.SIGMOID,
@@ -50,6 +52,8 @@ def detect_task(checkpoint: Checkpoint, asked: str | None) -> Task:
         for ending, task in _ENDINGS.items():
             if name.endswith(ending):
                 return task
+        if name.endswith(_GENERATORS) and checkpoint.architecture in SEQ2SEQS:
+            return SEQ2SEQS[checkpoint.architecture].task
         if _is_base_model(name, checkpoint.architecture):
             return Task.FEATURE_EXTRACTION
     said = f"config.json names {', '.join(names)}" if names else "config.json names no class"
@@ -166,6 +170,9 @@ _HEADS: Mapping[Task, Callable[[Checkpoint], Head | None]] = {
     Task.FILL_MASK: _no_labels,
     Task.FEATURE_EXTRACTION: _no_labels,
     Task.TEXT_GENERATION: _no_labels,
+    Task.TRANSLATION: _no_labels,
+    Task.SUMMARIZATION: _no_labels,
+    Task.TEXT_TO_TEXT: _no_labels,
 }
 
 

@@ -24,7 +24,8 @@ MAX_CHARACTERS = 1000  # of a piece; the trainer's own default is 16
 _PIECES, _TRAINER, _NORMALIZER = (1, BYTES), (2, BYTES), (3, BYTES)
 _PIECE, _SCORE, _TYPE = (1, BYTES), (2, FIXED32), (3, VARINT)
 _ALGORITHM, _SUFFIX, _UNKNOWN_ID, _UNKNOWN = (3, VARINT), (24, VARINT), (40, VARINT), (45, BYTES)
-_CHARSMAP = (2, BYTES)
+_CHARSMAP, _DUMMY, _SQUEEZE, _ESCAPE = (2, BYTES), (3, VARINT), (4, VARINT), (5, VARINT)
+_BYTE_FALLBACK = (35, VARINT)
 _Fields = Mapping[tuple[int, int], int | memoryview]
 
 
@@ -67,6 +68,10 @@ class SentencePieceModel:
         unknown_id: The id of text that no piece covers.
         unknown: The piece of that id, as the trainer names it.
         charsmap: The compiled normalization, b"" for none.
+        dummy_prefix: A space goes before a text.
+        squeeze: Runs of spaces are one, and those at the ends go.
+        escape: Spaces are ▁ in pieces.
+        byte_fallback: What no piece covers is spelled in bytes.
     """
 
     pieces: tuple[Piece, ...]
@@ -74,6 +79,10 @@ class SentencePieceModel:
     unknown_id: int
     unknown: str
     charsmap: bytes
+    dummy_prefix: bool = True
+    squeeze: bool = True
+    escape: bool = True
+    byte_fallback: bool = False
 
 
 def read_model(path: Path) -> SentencePieceModel:
@@ -112,7 +121,8 @@ def _model(data: memoryview) -> SentencePieceModel:
     unknown_id = _number(trainer, _UNKNOWN_ID, 0)
     if unknown_id >= len(pieces):
         raise ValueError(f"the unknown piece is {unknown_id} of {len(pieces)}")
-    charsmap = _bytes(parts[_NORMALIZER], _CHARSMAP, b"")
+    normalizer = parts[_NORMALIZER]
+    charsmap = _bytes(normalizer, _CHARSMAP, b"")
     if charsmap:
         _check_charsmap(charsmap)
     return SentencePieceModel(
@@ -121,6 +131,10 @@ def _model(data: memoryview) -> SentencePieceModel:
         unknown_id=unknown_id,
         unknown=_bytes(trainer, _UNKNOWN, b"<unk>").decode(),
         charsmap=charsmap,
+        dummy_prefix=bool(_number(normalizer, _DUMMY, 1)),
+        squeeze=bool(_number(normalizer, _SQUEEZE, 1)),
+        escape=bool(_number(normalizer, _ESCAPE, 1)),
+        byte_fallback=bool(_number(trainer, _BYTE_FALLBACK, 0)),
     )
 
 

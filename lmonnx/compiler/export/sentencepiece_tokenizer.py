@@ -7,7 +7,7 @@ Source:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,24 +47,29 @@ class SentencePieceClass:
         special: Its special tokens by role.
         single: Its post-processor for one text.
         pair: That for two.
-        vocabulary: The pieces by the ids that the checkpoint's embeddings have.
+        vocabulary: The pieces by the ids that the checkpoint's embeddings have, of a model and
+            the settings.
         normalizer: What is done to text before it is cut at spaces.
-        unknown_id: In the new vocabulary; None leaves the model's own.
+        unknown_id: In the new vocabulary, of a model and the settings.
         flags: How the tokens of some roles are matched.
         switches: The settings it knows, with their defaults.
-        additional: Further special tokens.
+        additional: Further special tokens, of the settings.
+        prepends: Where a space goes before text, of the settings: "always", "first" or "never".
+        by_whitespace: Text is cut at all white space first.
     """
 
     file: str
     special: Mapping[str, str]
     single: str
     pair: str
-    vocabulary: Callable[[SentencePieceModel], Vocabulary]
+    vocabulary: Callable[[SentencePieceModel, Settings], Vocabulary]
     normalizer: Callable[[bytes, Mapping[str, bool]], list[Any]]
-    unknown_id: int | None = None
+    unknown_id: Callable[[SentencePieceModel, Settings], int] = lambda model, _: model.unknown_id
     flags: Mapping[str, Mapping[str, bool]] = field(default_factory=lambda: STRIP_MASK)
     switches: Mapping[str, bool] = field(default_factory=dict)
-    additional: tuple[str, ...] = ()
+    additional: Callable[[Settings], Sequence[str]] = lambda _: ()
+    prepends: Callable[[Settings], str] = lambda _: "always"
+    by_whitespace: bool = False
 
     def build(self, checkpoint: Checkpoint, settings: Settings) -> Tokenizer:
         """Return the tokenizer of a checkpoint that holds `file`.
@@ -76,25 +81,28 @@ class SentencePieceClass:
         model = read_model(checkpoint.path / self.file)
         switches = _switches(settings, self.switches)
         try:
-            tokenizer = Tokenizer(self._model(model))
+            tokenizer = Tokenizer(self._model(model, settings))
             steps = self.normalizer(model.charsmap, switches)
         except Exception as error:  # the package raises plain Exception
             said = " ".join(str(error).split())
             raise StageError(f"{self.file} is not a usable model ({said})") from error
         tokenizer.add_tokens(list(added_pieces(model)))
         tokenizer.normalizer = normalizers.Sequence(steps)
-        cut: list[Any] = [pre_tokenizers.Metaspace(_SPACE, prepend_scheme="always")]
+        scheme = self.prepends(settings)
+        cut: list[Any] = [pre_tokenizers.Metaspace(_SPACE, prepend_scheme=scheme)]
+        if self.by_whitespace:
+            cut.insert(0, pre_tokenizers.WhitespaceSplit())
         if switches.get("split_by_punct"):
             cut.insert(0, pre_tokenizers.Punctuation("isolated"))
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence(cut) if len(cut) > 1 else cut[0]
-        tokenizer.decoder = decoders.Metaspace(_SPACE, prepend_scheme="always")
+        tokenizer.decoder = decoders.Metaspace(_SPACE, prepend_scheme=scheme)
         self._add_special(tokenizer, checkpoint, settings)
         return tokenizer
 
-    def _model(self, model: SentencePieceModel) -> Any:
-        vocabulary = self.vocabulary(model)
+    def _model(self, model: SentencePieceModel, settings: Settings) -> Any:
+        vocabulary = self.vocabulary(model, settings)
         if model.algorithm is Algorithm.UNIGRAM:
-            unknown = model.unknown_id if self.unknown_id is None else self.unknown_id
+            unknown = self.unknown_id(model, settings)
             return models.Unigram(vocabulary, unknown, byte_fallback=False)
         by_text = {text: index for index, (text, _) in enumerate(vocabulary)}
         if model.unknown not in by_text:
@@ -108,10 +116,10 @@ class SentencePieceClass:
     ) -> None:
         special = special_tokens(checkpoint, settings, self.special, self.flags)
         add_tokens(tokenizer, checkpoint, settings, special)
-        if "additional_special_tokens" not in settings:
-            tokenizer.add_special_tokens(list(self.additional))
+        tokenizer.add_special_tokens(list(self.additional(settings)))
         # Named by the class, whatever the settings name: so does transformers.
-        ends = (self.special["cls"], self.special["sep"])
+        named = {part.partition(":")[0] for part in self.single.split()}
+        ends = sorted(token for token in named if not token.startswith("$"))
         tokenizer.post_processor = TemplateProcessing(
             single=self.single,
             pair=self.pair,
@@ -139,8 +147,8 @@ def added_pieces(
 
 # Vocabularies ------------------------------------------------------------------------------------
 
-_FAIRSEQ = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
-_FAIRSEQ_UNKNOWN = 3
+FAIRSEQ = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
+FAIRSEQ_UNKNOWN = 3
 # CamemBERT's model has <s>, </s> and <unk> of its own; the embeddings have rows for both.
 _CAMEMBERT = [
     ("<s>NOTUSED", 0.0),
@@ -151,24 +159,30 @@ _CAMEMBERT = [
 ]
 
 
-def _pieces(model: SentencePieceModel) -> Vocabulary:
+def pieces(model: SentencePieceModel, settings: Settings) -> Vocabulary:
+    """Return a model's pieces as they are."""
     return [(piece.text, piece.score) for piece in model.pieces]
 
 
-def _without_number_commas(model: SentencePieceModel) -> Vocabulary:
+def _without_number_commas(model: SentencePieceModel, settings: Settings) -> Vocabulary:
     """Make pieces such as "9," too costly to be taken: ALBERT's model keeps digits and commas."""
     return [
         (text, score - 100 if len(text) > 1 and text[-1] == "," and text[-2].isdigit() else score)
-        for text, score in _pieces(model)
+        for text, score in pieces(model, settings)
     ]
 
 
-def _fairseq(model: SentencePieceModel) -> Vocabulary:
-    return [*_FAIRSEQ, *_pieces(model)[3:], ("<mask>", 0.0)]
+def _fairseq(model: SentencePieceModel, settings: Settings) -> Vocabulary:
+    return [*FAIRSEQ, *pieces(model, settings)[3:], ("<mask>", 0.0)]
 
 
-def _camembert(model: SentencePieceModel) -> Vocabulary:
-    return [*_CAMEMBERT, *_pieces(model)[1:], ("<mask>", 0.0)]
+def _camembert(model: SentencePieceModel, settings: Settings) -> Vocabulary:
+    return [*_CAMEMBERT, *pieces(model, settings)[1:], ("<mask>", 0.0)]
+
+
+def _camembert_unused(settings: Settings) -> Sequence[str]:
+    stated = "additional_special_tokens" in settings
+    return () if stated else ("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED")
 
 
 # Normalizers -------------------------------------------------------------------------------------
@@ -178,7 +192,8 @@ def _charsmap(data: bytes) -> list[Any]:
     return [normalizers.Precompiled(data)] if data else []
 
 
-def _plain_text(charsmap: bytes, switches: Mapping[str, bool]) -> list[Any]:
+def plain_text(charsmap: bytes, switches: Mapping[str, bool]) -> list[Any]:
+    """Return the steps that most classes take."""
     strip = normalizers.Strip(left=False, right=True)
     return [*_charsmap(charsmap), strip, normalizers.Replace(Regex(" {2,}"), _SPACE)]
 
@@ -217,8 +232,8 @@ XLM_ROBERTA = SentencePieceClass(
     single=_ANGLES_SINGLE,
     pair=_ANGLES_PAIR,
     vocabulary=_fairseq,
-    normalizer=_plain_text,
-    unknown_id=_FAIRSEQ_UNKNOWN,
+    normalizer=plain_text,
+    unknown_id=lambda *_: FAIRSEQ_UNKNOWN,
 )
 CAMEMBERT = SentencePieceClass(
     file="sentencepiece.bpe.model",
@@ -226,9 +241,9 @@ CAMEMBERT = SentencePieceClass(
     single=_ANGLES_SINGLE,
     pair=_ANGLES_PAIR,
     vocabulary=_camembert,
-    normalizer=_plain_text,
-    unknown_id=_FAIRSEQ_UNKNOWN,
-    additional=("<s>NOTUSED", "</s>NOTUSED", "<unk>NOTUSED"),
+    normalizer=plain_text,
+    unknown_id=lambda *_: FAIRSEQ_UNKNOWN,
+    additional=_camembert_unused,
 )
 ALBERT = SentencePieceClass(
     file="spiece.model",
@@ -244,7 +259,7 @@ DEBERTA_V2 = SentencePieceClass(
     special=_BRACKETS,
     single=_BRACKETS_SINGLE,
     pair=_BRACKETS_PAIR,
-    vocabulary=_pieces,
+    vocabulary=pieces,
     normalizer=_deberta_text,
     flags={"unk": {"normalized": True}},
     switches={"do_lower_case": False, "split_by_punct": False},

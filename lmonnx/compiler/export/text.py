@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -16,6 +17,8 @@ from lmonnx.bundle.manifest import Side, TextSpec, TokenizerSpec
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export.added_tokens import token_id
 from lmonnx.compiler.export.framing import Frame, read_frame
+from lmonnx.compiler.export.pair_tokenizer import read_pair
+from lmonnx.compiler.export.ruled_tokenizer import Pair
 from lmonnx.compiler.export.sentence_transformers import max_seq_length
 from lmonnx.compiler.export.vocabulary import TOKENIZER, read_tokenizer
 from lmonnx.errors import BundleError, StageError
@@ -24,6 +27,7 @@ from lmonnx.runtime.tokenizer import Tokenizer as RuntimeTokenizer
 # Other clients of the bundle (sentence-transformers, optimum, fastembed) want these beside it.
 SETTINGS = "tokenizer_config.json"
 COMPANIONS = ("config.json", SETTINGS, "special_tokens_map.json")
+RULES, TARGET, TARGET_RULES = "pieces.json", "target_tokenizer.json", "target_pieces.json"
 _UNLIMITED = 10**9
 
 
@@ -43,8 +47,12 @@ def export_text(
         StageError: A file is damaged, or its ids do not fit the model.
     """
     settings = checkpoint.json_file(SETTINGS) or {}
-    tokenizer = _framed(read_tokenizer(checkpoint, settings), read_frame(checkpoint, settings))
-    _begin_words(tokenizer, prefix_space=bool(settings.get("add_prefix_space", False)))
+    pair = read_pair(checkpoint, settings)
+    if pair is not None:
+        tokenizer = pair.source.tokenizer
+    else:
+        tokenizer = _framed(read_tokenizer(checkpoint, settings), read_frame(checkpoint, settings))
+        _begin_words(tokenizer, prefix_space=bool(settings.get("add_prefix_space", False)))
     draft.file(TOKENIZER).write_text(tokenizer.to_str(), encoding="utf-8")
     for name in COMPANIONS:
         if (checkpoint.path / name).is_file():
@@ -64,10 +72,24 @@ def export_text(
         # sentence-transformers puts its own length in the place of the tokenizer's.
         max_length=min(max_seq_length(checkpoint) or _limit(settings), positions),
     )
-    ids = tokenizer.get_vocab(with_added_tokens=not spare_tokens).values()
+    if pair is not None:
+        text = _with_rules(draft, text, pair)
+    # Those of a pair are checked where they are read: some of its pieces have no embedding.
+    ids = [] if pair else list(tokenizer.get_vocab(with_added_tokens=not spare_tokens).values())
     _check_ids(checkpoint, [*ids, *_special_ids(draft, text)])
     _complete_settings(draft, settings, text, tokenizer.id_to_token(text.source.pad_id))
     return text
+
+
+def _with_rules(draft: Draft, text: TextSpec, pair: Pair) -> TextSpec:
+    """Write the rules beside the tokenizers, and the target's tokenizer where it is another."""
+    draft.file(RULES).write_text(pair.source.rules.to_json(), encoding="utf-8")
+    source = replace(text.source, id_map=RULES)
+    if pair.target is None:
+        return replace(text, source=source)
+    draft.file(TARGET).write_text(pair.target.tokenizer.to_str(), encoding="utf-8")
+    draft.file(TARGET_RULES).write_text(pair.target.rules.to_json(), encoding="utf-8")
+    return replace(text, source=source, target=replace(source, file=TARGET, id_map=TARGET_RULES))
 
 
 def _framed(tokenizer: Tokenizer, frame: Frame | None) -> Tokenizer:

@@ -14,6 +14,7 @@ from tokenizers.processors import TemplateProcessing
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export import byte_level_tokenizer as byte_level
 from lmonnx.compiler.export import llama_tokenizer as llama
+from lmonnx.compiler.export import sentencepiece_pairs as pairs
 from lmonnx.compiler.export import sentencepiece_tokenizer as sentencepiece
 from lmonnx.compiler.export.added_tokens import (
     STRIP_MASK,
@@ -161,12 +162,17 @@ _WORDPIECE = _Kind(("vocab.txt",), _wordpiece, _apply_bert)
 _MPNET = _Kind(("vocab.txt",), _mpnet, partial(_apply_bert, chinese=False))
 _SENTENCEPIECE = {
     "AlbertTokenizer": sentencepiece.ALBERT,
+    "MBart50Tokenizer": pairs.MBART50,
+    "MBartTokenizer": pairs.MBART,
+    "NllbTokenizer": pairs.NLLB,
+    "PegasusTokenizer": pairs.PEGASUS,
     "CamembertTokenizer": sentencepiece.CAMEMBERT,
     "DebertaV2Tokenizer": sentencepiece.DEBERTA_V2,
     "XLMRobertaTokenizer": sentencepiece.XLM_ROBERTA,
 }
 _KINDS = {
     **{n: _Kind((rules.file,), rules.build, _apply_none) for n, rules in _SENTENCEPIECE.items()},
+    "BartTokenizer": _Kind(byte_level.FILES, byte_level.build_roberta, _apply_roberta),
     "BertTokenizer": _WORDPIECE,
     "DistilBertTokenizer": _WORDPIECE,
     "ElectraTokenizer": _WORDPIECE,
@@ -176,9 +182,11 @@ _KINDS = {
     "MPNetTokenizer": _MPNET,
     "Qwen2Tokenizer": _Kind(byte_level.FILES, byte_level.build_qwen2, _apply_none),
     "RobertaTokenizer": _Kind(byte_level.FILES, byte_level.build_roberta, _apply_roberta),
+    "T5Tokenizer": _Kind((pairs.T5.file,), pairs.T5.build, _apply_none, pairs.is_rebuilt),
 }
 _BY_ARCHITECTURE = {
     "albert": "AlbertTokenizer",
+    "bart": "BartTokenizer",
     "bert": "BertTokenizer",
     "camembert": "CamembertTokenizer",
     "deberta-v2": "DebertaV2Tokenizer",
@@ -190,24 +198,39 @@ _BY_ARCHITECTURE = {
     "gpt2": "GPT2Tokenizer",
     "granite": "GPT2Tokenizer",
     "llama": "LlamaTokenizer",
+    "m2m_100": "M2M100Tokenizer",
+    "marian": "MarianTokenizer",
+    "mbart": "MBartTokenizer",
     "mistral": "LlamaTokenizer",
     "mpnet": "MPNetTokenizer",
+    "mt5": "T5Tokenizer",
+    "pegasus": "PegasusTokenizer",
     "phi3": "LlamaTokenizer",
     "qwen2": "Qwen2Tokenizer",
     "qwen3": "Qwen2Tokenizer",
     "roberta": "RobertaTokenizer",
+    "t5": "T5Tokenizer",
+    "umt5": "T5Tokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }
 
 
-def _kind(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> _Kind | None:
-    """Return the tokenizer class that transformers' AutoTokenizer takes, if we know it."""
+def tokenizer_class(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> str:
+    """Return the name of the tokenizer's class in transformers without "Fast", "" if unknown."""
     name = (
         settings.get("tokenizer_class")
         or checkpoint.config.get("tokenizer_class")
         or _BY_ARCHITECTURE.get(checkpoint.architecture, "")
     )
-    return _KINDS.get(str(name).removesuffix("Fast"))
+    return _SAME_CLASS.get(plain := str(name).removesuffix("Fast"), plain)
+
+
+_SAME_CLASS = {"MT5Tokenizer": "T5Tokenizer"}
+
+
+def _kind(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> _Kind | None:
+    """Return the tokenizer class that transformers' AutoTokenizer takes, if we know it."""
+    return _KINDS.get(tokenizer_class(checkpoint, settings))
 
 
 def _text(checkpoint: Checkpoint, name: str) -> str:

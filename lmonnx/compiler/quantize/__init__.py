@@ -13,12 +13,14 @@ from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import Manifest, Precision
 from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.quantize.calibration import Calibration, observe
-from lmonnx.compiler.quantize.decoder import Choice, quantize_decoder
+from lmonnx.compiler.quantize.choice import Asked
+from lmonnx.compiler.quantize.decoder import quantize_decoder
 from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
 from lmonnx.compiler.quantize.gate import Drop, Gate, open_gate
 from lmonnx.compiler.quantize.layers import Layer, find_layers
-from lmonnx.compiler.quantize.recipes import BLOCKS, HEAD_BITS, Method
+from lmonnx.compiler.quantize.recipes import HEAD_BITS, Method
 from lmonnx.compiler.quantize.sensitivity import rank_layers
+from lmonnx.compiler.quantize.seq2seq import quantize_seq2seq
 from lmonnx.compiler.stage import MODEL_FILE, copy_text, finish, make_step
 from lmonnx.errors import GateError, InputError, StageError
 from lmonnx.measure.sentences import fit, parity_sentences
@@ -53,7 +55,7 @@ def quantize(
     *,
     method: str | None = None,
     granularity: str = Granularity.ROW,
-    bits: int = 4,
+    bits: int | None = None,
     block_size: int | None = None,
     head_bits: int = HEAD_BITS,
     calibrate: bool = True,
@@ -73,10 +75,11 @@ def quantize(
     Args:
         bundle: A float32 bundle, optimized or not.
         target: The new bundle's folder.
-        method: "dynamic" has activations scaled as they come; of decoders there are "weight-only",
-            the default, and "both".
+        method: "dynamic" has activations scaled as they come, the default but for decoders; of
+            these there are "weight-only", the default, and "both"; of encoder-decoders the former.
         granularity: What shares an activation scale; of decoders always a row.
-        bits: Of weight-only weights, 4 or 8.
+        bits: Of weight-only weights, 4 or 8; None is 4. Given without a method they ask for
+            "weight-only" of an encoder-decoder.
         block_size: How many of those share a scale at most: 32, 64 or 128; fewer where that leaves
             a remainder. None is 32, with which an answer does not depend on its company.
         head_bits: Of a weight-only head and the table that it may be, 4 or 8.
@@ -85,7 +88,8 @@ def quantize(
             tenth of the time.
         examples: Labelled data for the gate, as `measure.accuracy.read_data` gives it; without it
             500 shipped sentences serve.
-        text: The gate's text for a decoder; half of the shipped sentences without it.
+        text: The gate's text for a decoder, or an encoder-decoder's sources, one a line; half of
+            the shipped sentences without it.
         max_drop: Of accuracy, F1 or correlation, in [-1, 1]; below 0 it asks for a gain. None is
             0.01. Of a decoder how much perplexity may rise, as a share; None depends on the method.
         keep: Patterns of layer names that stay in float32, such as "layer.11." or "*output*".
@@ -97,22 +101,20 @@ def quantize(
         StageError: There is nothing to quantize.
         InputError: An option is wrong.
     """
-    is_decoder = bundle.manifest.generation is not None
-    chosen = Method(method or (Method.WEIGHT_ONLY if is_decoder else Method.DYNAMIC))
     if max_drop is not None and not -1 <= max_drop <= 1:
         raise InputError(f"max_drop is {max_drop}, must be between -1 and 1")
     _check_precision(bundle)
-    if is_decoder:
-        size = BLOCKS.get(bits, BLOCKS[4]) if block_size is None else block_size
-        return quantize_decoder(
-            bundle,
-            target,
-            Choice(chosen, bits, size, head_bits, max_drop, calibrate),
-            text=text,
-            keep=_kept(bundle, keep),
-            force=force,
-            progress=progress,
+    generation = bundle.manifest.generation
+    if generation is not None:
+        asked = Asked(method, bits, block_size, head_bits, max_drop, calibrate=calibrate)
+        stage, choice = (
+            (quantize_seq2seq, asked.of_pair())
+            if generation.seq2seq
+            else (quantize_decoder, asked.of_decoder())
         )
+        kept = _kept(bundle, keep)
+        return stage(bundle, target, choice, text=text, keep=kept, force=force, progress=progress)
+    chosen = Method(method or Method.DYNAMIC)
     if chosen is not Method.DYNAMIC:
         raise InputError(f"{chosen} is for decoders; {bundle.path} is quantized by dynamic")
     plan = _plan(bundle, Granularity(granularity), keep, progress)
@@ -163,11 +165,11 @@ def _check_precision(bundle: Bundle) -> None:
 
 
 def _found(bundle: Bundle) -> tuple[Layer, ...]:
-    graph = bundle.manifest.graphs["model"]
-    found = find_layers(load_graph(bundle.file(graph.file)))
+    graphs = bundle.manifest.graphs.values()
+    found = [layer for g in graphs for layer in find_layers(load_graph(bundle.file(g.file)))]
     if not found:
         raise StageError(f"{bundle.path} has no product with constant weights to quantize")
-    return found
+    return tuple(found)
 
 
 def _kept(bundle: Bundle, keep: Collection[str]) -> set[str]:

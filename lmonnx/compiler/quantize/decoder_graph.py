@@ -1,4 +1,4 @@
-"""Float decoder graph → one of integers: each product by blocks or by rows, as `forms` says."""
+"""Float graph → one of integers: each product by blocks or by rows, as `forms` says."""
 
 from __future__ import annotations
 
@@ -12,28 +12,33 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from lmonnx.bundle.manifest import GraphSpec
-from lmonnx.compiler.graph import MICROSOFT, WeightFile, graph_spec, load_graph
-from lmonnx.compiler.quantize.block_writer import BlockWriter
+from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec, load_graph
 from lmonnx.compiler.quantize.blocks import Blocks, quantize_blocks
 from lmonnx.compiler.quantize.calibrated import inverse_factor, round_blocks, round_columns
 from lmonnx.compiler.quantize.folding import Factors
 from lmonnx.compiler.quantize.layers import Layer, find_layers, is_lookup, node_name
 from lmonnx.compiler.quantize.moments import Moments
-from lmonnx.compiler.quantize.weights import Columns, quantize_columns
-from lmonnx.compiler.quantize.writer import Known
+from lmonnx.compiler.quantize.rounding import Scale
+from lmonnx.compiler.quantize.row_writer import RowWriter
+from lmonnx.compiler.quantize.weights import EIGHT_BITS, SEVEN_BITS, Columns, quantize_columns
+from lmonnx.compiler.quantize.writer import reads
 
 Floats = NDArray[np.float32]
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """How a product is held: in blocks of `bits`, or with `block_size` 0 in int8 by rows."""
+    """How a product is held: in blocks of `bits`, or with `block_size` 0 in int8 by rows.
+
+    By rows a table that is looked up and never multiplied may have 8 bits, any other 7.
+    """
 
     bits: int
     block_size: int
 
 
 BY_ROWS = Form(8, 0)
+SEVEN_BIT_TABLE = Form(7, 0)  # that another graph multiplies
 CALIBRATED = (4,)  # bits; eight lose nothing that calibration could give back
 
 
@@ -51,7 +56,7 @@ class Recipe:
     forms: Mapping[str, Form]
     moments: Mapping[str, Moments] = field(default_factory=dict)
     factors: Factors = field(default_factory=Factors)
-    scales: Mapping[str, float] = field(default_factory=dict)
+    scales: Mapping[str, Scale] = field(default_factory=dict)
 
 
 def write_decoder(
@@ -67,10 +72,10 @@ def write_decoder(
         known: Weights that other graphs of the folder hold already; those of this one are added.
     """
     model = load_graph(source)
-    weights = WeightFile(target.with_name(f"{target.name}_data"))
+    shared = Known() if known is None else known
+    weights = WeightFile(target.with_name(f"{target.name}_data"), shared)
     try:
-        shared = {} if known is None else known
-        _Writer(model, source.parent, weights, known=shared, recipe=recipe).rewrite()
+        _Writer(model, source.parent, weights, recipe=recipe).rewrite()
     finally:
         weights.close()
     if MICROSOFT not in {opset.domain for opset in model.opset_import}:
@@ -80,10 +85,12 @@ def write_decoder(
 
 
 @dataclass(slots=True)
-class _Writer(BlockWriter):
+class _Writer(RowWriter):
     recipe: Recipe = field(default_factory=lambda: Recipe({}))
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
     tied: dict[str, Layer] = field(default_factory=dict)
+    readers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
+    merged: set[str] = field(default_factory=set)  # nodes whose work another one does
     last_factor: tuple[str, Floats] | None = None
 
     def rewrite(self) -> None:
@@ -91,8 +98,11 @@ class _Writer(BlockWriter):
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
         layers = {layer.name: layer for layer in find_layers(self.model) if layer.name in forms}
         self.tied = {layer.weight: layer for layer in layers.values() if layer.rows}
+        self.readers = _readers(graph)
         for node in list(graph.node):
             own = node_name(node) in forms
+            if node_name(node) in self.merged:
+                continue
             if is_lookup(node) and (own or node.input[0] in self.tied):
                 self._lookup(node)
             elif node_name(node) in layers:
@@ -113,14 +123,27 @@ class _Writer(BlockWriter):
         return self.added[name]
 
     def _lookup(self, node: onnx.NodeProto) -> None:
-        weight, name = node.input[0], node_name(node)
-        if weight in self.tied:
-            self._round_blocks(self.tied[weight])
+        weight, name, y = node.input[0], node_name(node), node.output[0]
+        tied = self.tied.get(weight)
+        form = self.recipe.forms[tied.name if tied else name]
+        if not form.block_size:
+            factor, y = self._scaled(y)
+            self._store_table(weight, SEVEN_BIT_TABLE if tied else form)
+            self.row_lookup(node.input[1], weight, name, y, factor)
+            return
+        if tied:
+            self._round_blocks(tied)
         else:
-            form, table = self.recipe.forms[name], self.read(self.tensors[weight])
+            table = self.read(self.tensors[weight])
             made = quantize_blocks(table, bits=form.bits, block_size=form.block_size)
             self.store_blocks(weight, made, lookup=True)
-        self.lookup(node.input[1], weight, name, node.output[0])
+        self.lookup(node.input[1], weight, name, y)
+
+    def _store_table(self, weight: str, form: Form) -> None:
+        if weight not in self.tables:
+            limit = EIGHT_BITS if form == BY_ROWS else SEVEN_BITS
+            table = np.asarray(self.read(self.tensors[weight]), np.float32)
+            self.store_table(weight, quantize_columns(table.T, limit))
 
     def _layer(self, layer: Layer, output: str) -> None:
         if self.recipe.forms[layer.name].block_size:
@@ -129,19 +152,39 @@ class _Writer(BlockWriter):
             inputs, outputs = reversed(dims) if layer.rows else dims
             self.product(layer.value, layer.weight, outputs, inputs, layer.name, output)
             return
-        integers, scales = self._columns(layer)
-        weight = self.store(f"{layer.weight}_int8", integers)
-        column_scales = self.store(f"{layer.weight}_scale", scales)
         name, fixed = f"{layer.name}/int8", self.recipe.scales.get(layer.value)
-        if fixed is not None:
-            u, scale, zero = self.fixed(layer.value, fixed)
-            stored = [u, weight, scale, column_scales, zero]
-            self.op("MatMulIntegerToFloat", stored, name, output)
+        if layer.rows:
+            self._store_table(layer.weight, SEVEN_BIT_TABLE)
+            self.table_product(layer.value, layer.weight, name, output, fixed)
             return
-        u, scale, zero = self.rows(layer.value)
-        stored = [u, weight, self.scalar("one"), column_scales, zero]
-        y = self.op("MatMulIntegerToFloat", stored, name)
-        self.op("Mul", [y, scale], f"{layer.name}/row_scale", output)
+        bias, y = self._biased(output) if fixed is not None else ("", output)
+        columns = self._columns(layer)
+        self.row_product(layer.value, layer.weight, columns, name, y, fixed=fixed, bias=bias)
+
+    def _biased(self, output: str) -> tuple[str, str]:
+        """Return the vector that alone is added to a product, and what the sum is called."""
+        node, constant = self._alone(output, "Add", 1)
+        if node is None:
+            return "", output
+        self.merged.add(node_name(node))
+        return constant, node.output[0]
+
+    def _scaled(self, output: str) -> tuple[float, str]:
+        """Return the number that alone multiplies a lookup, and what the product is called."""
+        node, constant = self._alone(output, "Mul", 0)
+        if node is None:
+            return 1.0, output
+        self.merged.add(node_name(node))
+        return float(self.read(self.tensors[constant])), node.output[0]
+
+    def _alone(self, value: str, op_type: str, rank: int) -> tuple[onnx.NodeProto | None, str]:
+        """Return the node that alone reads a value, of a type, and its constant of a rank."""
+        readers = self.readers.get(value, [])
+        if len(readers) == 1 and readers[0].op_type == op_type:
+            for name in readers[0].input:
+                if name in self.tensors and len(self.tensors[name].dims) == rank:
+                    return readers[0], name
+        return None, ""
 
     def _columns(self, layer: Layer) -> Columns:
         matrix = self._matrix(layer)
@@ -173,3 +216,14 @@ class _Writer(BlockWriter):
             seen = self.recipe.moments[value].divided(divided)
             self.last_factor = value, inverse_factor(seen.second)
         return self.last_factor[1]
+
+
+def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return what reads each value; an output of the graph has a reader that does nothing."""
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in reads(node):
+            found.setdefault(name, []).append(node)
+    for output in graph.output:
+        found.setdefault(output.name, []).append(onnx.NodeProto())
+    return found

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from lmonnx.bundle.manifest import GraphSpec
-from lmonnx.compiler.graph import MICROSOFT, WeightFile, graph_spec, load_graph
+from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec, load_graph
 from lmonnx.compiler.quantize.activations import LOWEST, NORMS, channel_factors, is_one_sided
 from lmonnx.compiler.quantize.calibration import Calibration
 from lmonnx.compiler.quantize.layers import is_lookup, node_name
@@ -56,7 +56,7 @@ def write_int8(
         switched: Hold the layers in both precisions, chosen by a bool input `switches`, (L,).
     """
     model = load_graph(source)
-    weights = WeightFile(target.with_name(f"{target.name}_data"))
+    weights = WeightFile(target.with_name(f"{target.name}_data"), Known())
     try:
         rewriter = _Rewriter(
             model,

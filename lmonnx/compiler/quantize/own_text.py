@@ -56,14 +56,14 @@ def write_text(
     )
     for place in track(range(1, length), "writing text", progress):
         binding.run()
-        ids[:, place] = _drawn(logits[:, 0], random)
+        ids[:, place] = draw(logits[:, 0], random)
         inputs["input_ids"][:, 0] = ids[:, place]
         inputs["seqlens_k"][:] = place
         inputs["total_sequence_length"][...] = place + 1
     return list(ids)
 
 
-def _drawn(logits: NDArray[np.float32], random: np.random.Generator) -> Ids:
+def draw(logits: NDArray[np.float32], random: np.random.Generator) -> Ids:
     """Draw a token a row by its probability: (B, V) → (B,).
 
     Source:

@@ -24,12 +24,17 @@ class Method(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """One graph of a bundle: how its products are held, and whether activations are smoothed."""
+    """One graph of a bundle: how its products are held, and whether activations are smoothed.
+
+    By rows a value whose rows' peaks are never more than `steady` times their median has one scale
+    for all rows.
+    """
 
     role: str
     body: Form
     head: Form
     smoothed: bool
+    steady: float = 0.0
 
     @property
     def is_calibrated(self) -> bool:
@@ -52,6 +57,13 @@ DROPS: Mapping[tuple[Method, int], float] = {
     (Method.DYNAMIC, 4): 0.05,
     (Method.BOTH, 8): 0.05,
     (Method.BOTH, 4): 0.2,
+}
+# The same of an encoder-decoder's own greedy answers.
+PAIR_DROPS: Mapping[tuple[Method, int], float] = {
+    (Method.WEIGHT_ONLY, 8): 0.05,
+    (Method.WEIGHT_ONLY, 4): 0.2,
+    (Method.DYNAMIC, 8): 0.05,
+    (Method.DYNAMIC, 4): 0.05,
 }
 PRECISIONS = {4: Precision.INT4, 8: Precision.INT8}
 
@@ -98,7 +110,9 @@ def forms(model: onnx.ModelProto, plan: Plan, kept: Collection[str]) -> dict[str
     found = {name: _fitting(plan.body, widths[name]) or plan.body for name in body}
     found |= dict.fromkeys(heads, plan.head)
     for table, name in tables.items():
-        form = _fitting(plan.head, shapes[table][1]) or Form(0, 0)
+        form = plan.head
+        if form.block_size:
+            form = _fitting(form, shapes[table][1]) or Form(0, 0)
         if table not in tied:
             found[name] = form
         else:

@@ -12,7 +12,23 @@ from onnx import helper
 from lmonnx.compiler.quantize.activations import LOWEST
 from lmonnx.compiler.quantize.writer import GraphWriter
 
+MIDDLE, STEPS = 128, 255  # of uint8
 _AXES_ARE_INPUTS = 18  # the opset from which ReduceMax takes its axes as an input
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How a value becomes uint8: x ≈ (u - zero) · step."""
+
+    step: float
+    zero: int = MIDDLE
+
+    @classmethod
+    def over(cls, least: float, most: float) -> Scale:
+        """Return the scale whose steps reach from the least number, or 0, to the largest."""
+        low, high = min(least, 0.0), max(most, 0.0)
+        step = (high - low) / STEPS or 1.0
+        return cls(step, min(STEPS, max(0, round(-low / step))))
 
 
 @dataclass(slots=True)
@@ -52,14 +68,14 @@ class Rounding(GraphWriter):
             self.activations[x] = (u, scale, zero)
         return self.activations[x]
 
-    def fixed(self, x: str, scale: float) -> tuple[str, str, str]:
+    def fixed(self, x: str, known: Scale) -> tuple[str, str, str]:
         """Return uint8 values with a scale known beforehand, and the zero point; once for all.
 
-        x ≈ (u - 128) · scale; what is larger than 127 · scale is cut off.
+        x ≈ (u - zero) · scale; what is beyond 0 … 255 is cut off.
         """
         if x not in self.activations:
-            step = self.store(f"{x}/scale", np.array(scale, np.float32))
-            zero = self.scalar("zero_point")
+            step = self.store(f"{x}/scale", np.array(known.step, np.float32))
+            zero = self.store(f"int8/zero_{known.zero}", np.array(known.zero, np.uint8))
             u = self.op("QuantizeLinear", [x, step, zero], f"{x}/uint8")
             self.activations[x] = (u, step, zero)
         return self.activations[x]
@@ -92,4 +108,5 @@ _SCALARS: dict[str, NDArray[Any]] = {
     "lowest": np.array(LOWEST, np.float32),
     "step_of_all": np.array(1 / 255, np.float32),
     "zero": np.array(0, np.uint8),
+    "rest": np.array([-1], np.int64),
 }

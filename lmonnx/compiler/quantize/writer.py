@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -16,24 +15,18 @@ from onnx import helper
 from lmonnx.compiler.graph import MICROSOFT, WeightFile, read_weight
 
 _SMALL = 1024  # bytes of a constant that stays in the graph itself
-Known = dict[tuple[str, bytes], onnx.TensorProto]
-_MICROSOFTS = frozenset({"GatherBlockQuantized", "MatMulIntegerToFloat", "MatMulNBits"})
+_MICROSOFTS = frozenset({"GatherBlockQuantized", "MatMulIntegerToFloat", "MatMulNBits", "QGemm"})
 
 
 @dataclass(slots=True)
 class GraphWriter:
-    """What is written so far: `nodes` in their order, and constants that were `added`.
-
-    `known` are tensors outside the graphs by type and hash of their bytes: two graphs that are
-    written with one mapping share what they have in common.
-    """
+    """What is written so far: `nodes` in their order, and constants that were `added`."""
 
     model: onnx.ModelProto
     folder: Path
     weights: WeightFile
     nodes: list[onnx.NodeProto] = field(default_factory=list)
     added: dict[str, onnx.TensorProto] = field(default_factory=dict)
-    known: Known = field(default_factory=dict)
 
     def read(self, tensor: onnx.TensorProto) -> NDArray[Any]:
         """Return the values of one of the source's constants."""
@@ -43,7 +36,7 @@ class GraphWriter:
         """Take a constant over."""
         if tensor.data_location != onnx.TensorProto.EXTERNAL:
             return tensor
-        return self._outside(tensor.name, self.read(tensor))
+        return self.weights.add(tensor.name, self.read(tensor))
 
     def kept(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         """Return a constant of the source that the new nodes read: as it is, by default."""
@@ -56,7 +49,7 @@ class GraphWriter:
             tensors: The source's constants by name.
         """
         graph = self.model.graph
-        used = {name for node in self.nodes for name in node.input}
+        used = {name for node in self.nodes for name in reads(node)}
         del graph.node[:]
         graph.node.extend(self.nodes)
         del graph.initializer[:]
@@ -69,21 +62,8 @@ class GraphWriter:
         if name not in self.added:
             small = array.nbytes < _SMALL
             made = onnx.numpy_helper.from_array(np.asarray(array), name) if small else None
-            self.added[name] = made or self._outside(name, array)
+            self.added[name] = made or self.weights.add(name, array)
         return name
-
-    def _outside(self, name: str, array: NDArray[Any]) -> onnx.TensorProto:
-        """Return a tensor in the file of weights: the same bytes are there once, in any shape."""
-        data = np.ascontiguousarray(array)
-        key = data.dtype.str, sha256(data.reshape(-1).view(np.uint8).data).digest()
-        if key not in self.known:
-            self.known[key] = self.weights.add(name, data)
-        tensor = onnx.TensorProto()
-        tensor.CopyFrom(self.known[key])
-        tensor.name = name
-        del tensor.dims[:]
-        tensor.dims.extend(data.shape)
-        return tensor
 
     def op(self, op_type: str, inputs: list[str], name: str, output: str = "", **kw: Any) -> str:
         """Add a node of one output; return the output's name."""
@@ -93,3 +73,12 @@ class GraphWriter:
             helper.make_node(op_type, inputs, [result], name=name, domain=domain, **kw)
         )
         return result
+
+
+def reads(node: onnx.NodeProto) -> Iterator[str]:
+    """Yield all values that a node reads, those of the graphs within it too."""
+    yield from node.input
+    for attribute in node.attribute:
+        for graph in (attribute.g, *attribute.graphs):
+            for inner in graph.node:
+                yield from reads(inner)

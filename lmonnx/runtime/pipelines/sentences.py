@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 # Ends of sentences that need a space after them, those that never mean anything else, and those
 # of scripts that write without spaces.
@@ -90,7 +92,7 @@ def _is_shortened(text: str, dot: int, following: str) -> bool:
         return len(word) <= _MOST_ORDINAL
     if len(word) == 1 and word.isupper() and word != "I":  # an initial
         return True
-    if "." in word:  # U.S., z.B.
+    if "." in word and max(map(len, word.split("."))) <= 2:  # U.S., z.B., Ph.D., but no address
         return True
     small = word.lower()
     return small in _BEFORE_NAMES or (small in _BEFORE_NUMBERS and following.isdigit())
@@ -165,16 +167,22 @@ def lines(text: str) -> list[tuple[str, str]]:
 
 
 def packed(sizes: Sequence[int], limit: int) -> list[range]:
-    """Return runs of neighbours of about equal size whose sums are at most `limit`.
+    """Return the fewest runs of neighbours whose sums are at most `limit`, the largest smallest.
 
-    One that is larger by itself is a run of its own.
+    A size over the limit is a run of its own.
     """
-    wanted = -(-sum(sizes) // max(1, -(-sum(sizes) // limit)))
-    runs: list[range] = []
-    start = total = 0
+    fewest = len(_filled(sizes, limit))
+    least = bisect_left(range(limit), -fewest, key=lambda most: -len(_filled(sizes, most)))
+    return _filled(sizes, least)
+
+
+def _filled(sizes: Sequence[int], most: int) -> list[range]:
+    """Return runs that each take what comes next as long as their sum is at most `most`."""
+    starts: list[int] = []
+    total = 0
     for place, size in enumerate(sizes):
-        if place > start and (total + size > limit or total >= wanted):
-            runs.append(range(start, place))
-            start, total = place, 0
+        if not starts or total + size > most:
+            starts.append(place)
+            total = 0
         total += size
-    return [*runs, range(start, len(sizes))] if sizes else []
+    return [range(*pair) for pair in pairwise([*starts, len(sizes)])]

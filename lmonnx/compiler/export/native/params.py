@@ -49,6 +49,10 @@ class Params:
             raise StageError(f"{found} holds NaN or infinity; the checkpoint is damaged")
         return array
 
+    def has(self, name: str) -> bool:
+        """Say whether there is a tensor of this name."""
+        return not self._names.isdisjoint(self._spellings(name))
+
     def read_first(self, names: Sequence[str], *shape: int) -> NDArray[np.float32]:
         """Return the first of `names` that there is, or fail as for the first."""
         present = (name for name in names if name in self._names)
@@ -58,12 +62,15 @@ class Params:
         """Return torch's (out, in) matrix as the (in, out) one that MatMul takes."""
         return np.ascontiguousarray(self.read(name, *shape).T)
 
-    def _find(self, name: str) -> str:
+    def _spellings(self, name: str) -> tuple[str, ...]:
         old = name
         for new_end, old_end in _OLD_NAMES.items():
             old = old.removesuffix(new_end) + old_end if old.endswith(new_end) else old
         short = name.removeprefix(self._base)
-        for candidate in (self._prefix + name, name, self._prefix + old, old, short):
+        return self._prefix + name, name, self._prefix + old, old, short
+
+    def _find(self, name: str) -> str:
+        for candidate in self._spellings(name):
             if candidate in self._names:
                 return candidate
         if not self._task:

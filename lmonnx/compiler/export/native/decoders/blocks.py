@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from lmonnx.compiler.export.native.decoders.activations import ACTIVATIONS
 from lmonnx.compiler.export.native.decoders.places import positions
-from lmonnx.compiler.export.native.decoders.plan import Decoder, Norm, Product
+from lmonnx.compiler.export.native.decoders.plan import Decoder, Feeds, Norm, Normalizes, Product
 from lmonnx.compiler.export.native.scope import Scope
 from lmonnx.compiler.graph import MICROSOFT
 
@@ -71,7 +71,7 @@ def _ordered(
     return np.swapaxes(by_head, 0, 1).reshape(rows.shape)
 
 
-def norm(g: Scope, d: Decoder, x: str, module: str, size: int, *, factor: float = 1.0) -> str:
+def norm(g: Scope, d: Normalizes, x: str, module: str, size: int, *, factor: float = 1.0) -> str:
     """Normalize over the last axis and multiply by the checkpoint's weights times `factor`."""
     weight = g.params.read(f"{module}.weight", size)
     if d.norm is Norm.SHIFTED_RMS:
@@ -159,10 +159,10 @@ def _norm_heads(g: Scope, d: Decoder, x: str, module: str, heads: int) -> str:
     return g.op("Reshape", normed, g.ints(0, 0, heads * size), name=f"{name}/Join")
 
 
-def feed_forward(g: Scope, d: Decoder, prefix: str, x: str) -> str:
+def feed_forward(g: Scope, d: Feeds, prefix: str, x: str) -> str:
     """Return down(act(gate) · up), or down(act(up)): (B, R, E) → (B, R, E)."""
     f = d.ffn
-    scope = path_of(f"{prefix}{f.up.module.rpartition('.')[0]}")
+    scope = path_of(f"{prefix}{f.up.module.rpartition('.')[0]}".rstrip("."))
     activation = ACTIVATIONS[f.activation]
     if f.gated:
         both = product(g, x, prefix, f.up, d.hidden, f.size, f.size)

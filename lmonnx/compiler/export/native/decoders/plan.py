@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Protocol
 
 from lmonnx.compiler.export.native.decoders.rope import Rope
 
@@ -63,6 +64,30 @@ class FeedForward:
     up: Product  # with the gate's rows first where it is gated
     down: Product
     gated: bool = True
+
+
+class Normalizes(Protocol):
+    """What norms are written by."""
+
+    @property
+    def norm(self) -> Norm:
+        """Return how."""
+
+    @property
+    def epsilon(self) -> float:
+        """Return what is added to the variance."""
+
+
+class Feeds(Protocol):
+    """What feed-forwards are written by."""
+
+    @property
+    def ffn(self) -> FeedForward:
+        """Return which."""
+
+    @property
+    def hidden(self) -> int:
+        """Return E."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,95 @@
+"""What `run` does with an encoder-decoder: languages, prefixes, splitting; texts → texts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from lmonnx.bundle.manifest import Task
+from lmonnx.cli import completion, options, render
+from lmonnx.cli.pairing import beside
+from lmonnx.runtime.generate.params import SamplingParams
+from lmonnx.runtime.generate.request import Completion
+from lmonnx.runtime.pipelines import REWRITERS
+from lmonnx.runtime.pipelines.source_parts import Split
+from lmonnx.runtime.pipelines.text_to_text import TextToText
+
+Given = Mapping[str, Any]
+Row = tuple[str, ...]
+
+# The name of an answer's text, as in transformers' pipelines.
+_KEYS: Mapping[Task, str] = {
+    Task.TRANSLATION: "translation_text",
+    Task.SUMMARIZATION: "summary_text",
+    Task.TEXT_TO_TEXT: "generated_text",
+}
+_OF_CALL = ("source_lang", "target_lang", "prefix", "split")
+# What needs the text of a token as it comes, a prompt, or a conversation.
+_OF_DECODERS = frozenset(
+    "stop schema regex grammar prompt_lookup prompt_logprobs logprobs chat system".split()
+)
+OPTIONS = (completion.OPTIONS - _OF_DECODERS) | set(_OF_CALL)
+
+asked = options.together(
+    click.option("--source-lang", metavar="CODE", help="The texts' language, of several."),
+    click.option("--target-lang", metavar="CODE", help="The language to translate into."),
+    click.option("--prefix", metavar="TEXT", help="Put this before every text, for T5."),
+    click.option(
+        "--split",
+        type=click.Choice([rule.value for rule in Split]),
+        help="How a text is read by translation and the like: cut where it is too long (auto), "
+        "always by sentences, never (none), or only its beginning (truncate).",
+    ),
+)
+
+
+def params_for(model: TextToText, given: Given) -> SamplingParams | None:
+    """Return the checkpoint's params with what was given in their place; None where nothing was.
+
+    Who asks for chance gets one beam, who asks for beams no chance, unless both are asked for.
+
+    Raises:
+        InputError: An option is wrong.
+    """
+    wanted = completion.asked_params(given)
+    if not wanted:
+        return None
+    if wanted.get("temperature"):
+        wanted.setdefault("num_beams", 1)
+    elif wanted.get("num_beams", 1) > 1:
+        wanted.setdefault("temperature", 0.0)
+    completion.check_chance({"temperature": model.defaults.temperature, **wanted})
+    return replace(model.defaults, **wanted)
+
+
+def rewrite(
+    model: TextToText, texts: Iterator[str], given: Given
+) -> Iterator[tuple[Any, list[Row]]]:
+    """Yield each text's answers as a line of JSON and as rows of cells.
+
+    Of one answer a text the JSON is an object and the row its text, else a list and each with its
+    score. An answer is one line where its text is.
+    """
+    params = params_for(model, given)
+    n = (params or model.defaults).n
+    called = {name: given[name] for name in _OF_CALL if name in given}
+    key = next(_KEYS[task] for task, kind in REWRITERS.items() if type(model) is kind)
+    for text, found in beside(texts, lambda read: model.answers(read, params, **called)):
+        objects = [_object(key, answer) for answer in found]
+        shown = [_shown(answer.text, text) for answer in found]
+        if n == 1:
+            yield objects[0], [(shown[0],)]
+        else:
+            scores = ["" if answer.score is None else f"{answer.score:.4f}" for answer in found]
+            yield objects, list(zip(scores, shown, strict=True))
+
+
+def _object(key: str, answer: Completion) -> dict[str, Any]:
+    return {key: answer.text, "score": answer.score, "finish_reason": answer.finish_reason}
+
+
+def _shown(answer: str, text: str) -> str:
+    return answer if "\n" in text else render.printable(answer)

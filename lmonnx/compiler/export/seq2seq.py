@@ -1,0 +1,147 @@
+"""An encoder-decoder's checkpoint → its two graphs in a bundle, and how it generates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lmonnx.bundle.draft import Draft
+from lmonnx.bundle.manifest import Generation, GraphSpec, Seq2Seq
+from lmonnx.compiler.checkpoint import Checkpoint
+from lmonnx.compiler.export.generation import GENERATION_CONFIG, stated_id, stop_ids
+from lmonnx.compiler.export.languages import read_languages
+from lmonnx.compiler.export.native.seq2seq import SEQ2SEQS
+from lmonnx.compiler.export.native.seq2seq.build import build_seq2seq, cache_spec, read_seq2seq
+from lmonnx.compiler.export.native.seq2seq.plan import EncoderDecoder
+from lmonnx.compiler.stage import SEQ2SEQ_FILES
+from lmonnx.errors import StageError
+
+# What transformers' `generate` does where nothing is stated; config.json may state these as well.
+_DEFAULTS: Mapping[str, Any] = {
+    "bad_words_ids": None,
+    "begin_suppress_tokens": None,
+    "diversity_penalty": 0.0,
+    "do_sample": False,
+    "early_stopping": False,
+    "encoder_no_repeat_ngram_size": 0,
+    "exponential_decay_length_penalty": None,
+    "forced_bos_token_id": None,
+    "forced_eos_token_id": None,
+    "length_penalty": 1.0,
+    "max_length": 20,
+    "min_length": 0,
+    "no_repeat_ngram_size": 0,
+    "num_beam_groups": 1,
+    "num_beams": 1,
+    "num_return_sequences": 1,
+    "remove_invalid_values": False,
+    "repetition_penalty": 1.0,
+    "suppress_tokens": None,
+    "temperature": 1.0,
+    "top_k": 50,
+    "top_p": 1.0,
+    "typical_p": 1.0,
+}
+# All that goes into a bundle.
+SETTINGS = (
+    *_DEFAULTS,
+    "encoder_repetition_penalty",
+    "epsilon_cutoff",
+    "eta_cutoff",
+    "force_words_ids",
+    "max_new_tokens",
+    "min_new_tokens",
+    "min_p",
+    "renormalize_logits",
+    "sequence_bias",
+)
+
+
+def export_seq2seq(
+    checkpoint: Checkpoint, draft: Draft
+) -> tuple[Mapping[str, GraphSpec], int, Generation]:
+    """Write both graphs into the draft.
+
+    Returns:
+        The graphs by role, the most tokens of a source, and how the runtime generates.
+
+    Raises:
+        UnsupportedError: The architecture or a field of config.json is not built here.
+        StageError: A file is damaged, or a token is no id of the model.
+    """
+    plan = read_seq2seq(checkpoint)
+    for file in SEQ2SEQ_FILES.values():
+        draft.file(file)
+    graphs = build_seq2seq(checkpoint, plan, draft.path, SEQ2SEQ_FILES)
+    return graphs, plan.source, _generation(checkpoint, plan)
+
+
+def _generation(checkpoint: Checkpoint, plan: EncoderDecoder) -> Generation:
+    vocabulary = plan.decoder.vocabulary
+    settings = generation_settings(checkpoint)
+    return Generation(
+        context=plan.context,
+        vocabulary=vocabulary,
+        cache=cache_spec(plan),
+        stop_ids=stop_ids(settings, vocabulary),
+        bos_id=stated_id(settings, "bos_token_id", vocabulary),
+        defaults={name: settings[name] for name in SETTINGS if name in settings} or None,
+        seq2seq=Seq2Seq(
+            start_id=_start_id(settings, vocabulary),
+            languages=read_languages(checkpoint),
+            prefixes=_prefixes(checkpoint) or None,
+        ),
+    )
+
+
+def generation_settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
+    """Return the fields that `generate` of transformers follows, null ones left out.
+
+    They are generation_config.json's, or those of config.json and its class where there is no such
+    file, or one that says that it was made of config.json and config.json has been changed since.
+
+    Source:
+        transformers, `GenerationConfig.from_model_config` and
+        `GenerationMixin._prepare_generation_config`.
+    """
+    family = SEQ2SEQS[checkpoint.architecture].generation
+    config = {**family, **checkpoint.config}
+    if config.get("force_bos_token_to_be_generated") and not config.get("forced_bos_token_id"):
+        config["forced_bos_token_id"] = config.get("bos_token_id")
+    stored = checkpoint.json_file(GENERATION_CONFIG)
+    usual = {**_DEFAULTS, **family}
+    changed = any(config.get(name) not in (None, usual[name]) for name in _DEFAULTS)
+    found = config
+    if stored is not None and not (stored.get("_from_model_config") and changed):
+        found = stored
+    return {name: value for name, value in found.items() if value is not None}
+
+
+def _start_id(settings: Mapping[str, Any], vocabulary: int) -> int:
+    """Return the token that the decoder starts with.
+
+    Source:
+        transformers, `GenerationMixin._prepare_special_tokens`.
+    """
+    for name in ("decoder_start_token_id", "bos_token_id"):
+        if (start := stated_id(settings, name, vocabulary)) is not None:
+            return start
+    raise StageError(
+        f"neither {GENERATION_CONFIG} nor config.json states decoder_start_token_id; add it"
+    )
+
+
+def _prefixes(checkpoint: Checkpoint) -> dict[str, str]:
+    """Return what stands before a text, by task.
+
+    Raises:
+        StageError: task_specific_params is damaged.
+    """
+    stated = checkpoint.config.get("task_specific_params") or {}
+    try:
+        found = {name: params.get("prefix") for name, params in stated.items()}
+    except AttributeError as error:
+        raise StageError(
+            "config.json: task_specific_params must be an object of objects"
+        ) from error
+    return {name: prefix for name, prefix in found.items() if isinstance(prefix, str) and prefix}

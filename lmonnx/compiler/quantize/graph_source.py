@@ -1,0 +1,74 @@
+"""A float graph with what was seen in it on text, and the recipe that both give."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+
+from lmonnx.compiler.graph import read_weight
+from lmonnx.compiler.quantize.activations import balanced_factors, channel_factors
+from lmonnx.compiler.quantize.decoder_graph import Recipe
+from lmonnx.compiler.quantize.folding import Factors, find_folds
+from lmonnx.compiler.quantize.layers import Layer
+from lmonnx.compiler.quantize.moments import Moments
+from lmonnx.compiler.quantize.recipes import Plan, forms
+from lmonnx.compiler.quantize.rounding import Scale
+from lmonnx.compiler.quantize.weights import EIGHT_BITS
+
+
+@dataclass(frozen=True, slots=True)
+class GraphSource:
+    """The input bundle's graph, and what was seen in it on calibration text."""
+
+    path: Path
+    model: onnx.ModelProto
+    layers: tuple[Layer, ...]
+    moments: Mapping[str, Moments]
+
+    def matrix(self, layer: Layer) -> NDArray[np.float32]:
+        """Return a layer's weights (K, N)."""
+        tensor = next(t for t in self.model.graph.initializer if t.name == layer.weight)
+        stored: NDArray[np.float32] = read_weight(tensor, self.path.parent)
+        return stored.T if layer.rows else stored
+
+
+def value_sizes(model: onnx.ModelProto, layers: Collection[Layer]) -> dict[str, int]:
+    """Return the values that layers read, in their order, and how many channels each has."""
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in model.graph.initializer}
+    return {layer.value: shapes[layer.weight][1 if layer.rows else 0] for layer in layers}
+
+
+def recipe_of(source: GraphSource, plan: Plan, keep: Collection[str]) -> Recipe:
+    """Return what to make of a graph: the forms of its products, their factors and scales.
+
+    Args:
+        source: The graph.
+        plan: How its products are held.
+        keep: Names of layers that stay in float32.
+    """
+    held = forms(source.model, plan, keep)
+    if not plan.smoothed or not source.moments:
+        return Recipe(held, source.moments)
+    factors, scales = Factors(), {}
+    folds = find_folds(source.model, source.layers)
+    for value, seen in source.moments.items():
+        readers = [layer for layer in source.layers if layer.value == value]
+        if not all(layer.name in held and not held[layer.name].block_size for layer in readers):
+            continue
+        fold = folds.get(value)
+        if fold is not None:
+            matrix = np.concatenate([source.matrix(layer) for layer in readers], axis=1)
+            if fold.vectors:  # a norm's rows are all of one length: they can share a scale
+                chosen = balanced_factors(seen.peak, seen.importance, matrix)
+                scales[value] = Scale(float((seen.peak / chosen).max()) / EIGHT_BITS)
+            else:
+                chosen = channel_factors(seen.peak, [matrix])
+            factors.add(value, fold, readers, chosen)
+        elif float(seen.peak.max()) <= plan.steady * seen.typical:
+            scales[value] = Scale.over(seen.least, seen.most)
+    return Recipe(held, source.moments, factors, scales)

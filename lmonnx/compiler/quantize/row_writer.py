@@ -1,0 +1,97 @@
+"""Products of rows of integers, and the table that is looked up and multiplied at once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lmonnx.compiler.quantize.block_writer import BlockWriter
+from lmonnx.compiler.quantize.rounding import Scale
+from lmonnx.compiler.quantize.weights import Columns
+
+
+@dataclass(slots=True)
+class RowWriter(BlockWriter):
+    """Writes products of uint8 rows, (x - 128) · scale, with int8 columns.
+
+    `tables` are the scales of the tables that are stored, by the name of the float one.
+    """
+
+    tables: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+
+    def row_product(
+        self,
+        x: str,
+        weight: str,
+        columns: Columns,
+        name: str,
+        y: str,
+        *,
+        fixed: Scale | None = None,
+        bias: str = "",
+    ) -> None:
+        """Append y = x·Ŵ (+ bias); only with a scale known beforehand can the bias be inside.
+
+        Args:
+            x: The float value, (…, K).
+            weight: The float matrix's name.
+            columns: Integers (K, N) and their scales, (N,).
+            name: The nodes' stem.
+            y: What the result is called.
+            fixed: The scale of x, the same for every row; None scales each row by its largest.
+            bias: A constant, (N,).
+        """
+        integers, scales = columns
+        stored = [
+            self.store(f"{weight}_int8", integers),
+            self.store(f"{weight}_scale", scales),
+        ]
+        if fixed is not None:
+            u, scale, zero = self.fixed(x, fixed)
+            inputs = [u, stored[0], scale, stored[1], zero, *(["", bias] if bias else [])]
+            self.op("MatMulIntegerToFloat", inputs, name, y)
+            return
+        u, scale, zero = self.rows(x)
+        inputs = [u, stored[0], self.scalar("one"), stored[1], zero]
+        product = self.op("MatMulIntegerToFloat", inputs, name)
+        self.op("Mul", [product, scale], f"{name}/row_scale", y)
+
+    def store_table(self, weight: str, columns: Columns) -> None:
+        """Store a table (V, E) of which a row is a column of the product: one for both ends.
+
+        Args:
+            weight: The float table's name.
+            columns: Integers (E, V) and their scales, (V,).
+        """
+        self.store(f"{weight}_table_int8", columns[0].T)
+        self.tables[weight] = columns[1]
+
+    def row_lookup(self, ids: str, weight: str, name: str, y: str, factor: float = 1.0) -> None:
+        """Append y = factor · rows of a stored table."""
+        scales = self.tables[weight] * np.float32(factor)
+        stored = self.store(f"{name}/row_scale", scales[:, None])
+        rows = self.op("Gather", [f"{weight}_table_int8", ids], f"{name}/int8", axis=0)
+        scale = self.op("Gather", [stored, ids], f"{name}/scale", axis=0)
+        floats = self.op("Cast", [rows], f"{name}/Cast", to=1)
+        self.op("Mul", [floats, scale], f"{name}/Mul", y)
+
+    def table_product(self, x: str, weight: str, name: str, y: str, fixed: Scale | None) -> None:
+        """Append y = x·Ŵᵀ of a stored table (V, E): (…, E) → (…, V)."""
+        table = f"{weight}_table_int8"
+        u, scale, zero = self.rows(x) if fixed is None else self.fixed(x, fixed)
+        one_scale = scale if fixed is not None else self.scalar("one")
+        width = self.store(f"{name}/width", np.array([-1, self.added[table].dims[1]], np.int64))
+        flat = self.op("Reshape", [u, width], f"{name}/rows")
+        scales = self.store(f"{weight}_scale", self.tables[weight])
+        zeros = self.store(f"{weight}_zeros", np.zeros(len(self.tables[weight]), np.int8))
+        inputs = [flat, one_scale, zero, table, scales, zeros]
+        product = self.op("QGemm", inputs, name, transB=1)
+        outer = self.op("Shape", [x], f"{name}/Shape", start=0, end=-1)
+        shape = self.op("Concat", [outer, self.scalar("rest")], f"{name}/shape", axis=0)
+        if fixed is not None:
+            self.op("Reshape", [product, shape], f"{name}/Reshape", y)
+            return
+        unscaled = self.op("Reshape", [product, shape], f"{name}/Reshape")
+        self.op("Mul", [unscaled, scale], f"{name}/row_scale", y)

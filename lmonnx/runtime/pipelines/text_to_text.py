@@ -1,0 +1,285 @@
+"""Texts → texts: an encoder-decoder's tokenizers and engine behind one call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from types import TracebackType
+from typing import ClassVar, Self
+
+from lmonnx.bundle.bundle import Bundle
+from lmonnx.errors import BundleError, InputError, UnsupportedError
+from lmonnx.runtime.generate.capacity import Capacity
+from lmonnx.runtime.generate.pair_tokenizer import SourceTokenizer, TargetTokenizer
+from lmonnx.runtime.generate.params import SamplingParams
+from lmonnx.runtime.generate.request import Chunk, Completion
+from lmonnx.runtime.generate.seq2seq_engines import Seq2SeqEngines
+from lmonnx.runtime.generate.stopping import STOP, ids_that_stop
+from lmonnx.runtime.pipelines.base import as_plain, check_many, read_ahead
+from lmonnx.runtime.pipelines.default_params import default_params, unmet
+from lmonnx.runtime.pipelines.joined_answers import joined
+from lmonnx.runtime.pipelines.languages import Frame, codes, make_frame
+from lmonnx.runtime.pipelines.source_parts import Cutter, Part, Split
+from lmonnx.runtime.pipelines.spoken import spoken
+from lmonnx.runtime.session import SessionConfig
+
+_BLANK = Completion("", (), STOP, 0, 0)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What a call asks for: how to decode, what stands around a source, how it is cut."""
+
+    params: SamplingParams
+    frame: Frame
+    split: Split
+
+
+class TextToText:
+    """A loaded encoder-decoder; any number of threads may share it.
+
+    `defaults` is how the checkpoint wants to be decoded; `dataclasses.replace` changes it.
+    A task says whose prefix stands before a text unasked, and its rule for long text.
+    """
+
+    PREFIX: ClassVar[str | None] = None
+    SPLIT: ClassVar[Split] = Split.NONE
+    SPLITS: ClassVar[frozenset[Split]] = frozenset(Split)
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        config: SessionConfig | None = None,
+        *,
+        capacity: Capacity | None = None,
+    ) -> None:
+        """Load the graphs.
+
+        Raises:
+            BundleError: It is no encoder-decoder, or is damaged.
+            InputError: The cache does not fit.
+        """
+        generation = bundle.manifest.generation
+        if generation is None or generation.seq2seq is None:
+            raise BundleError(f"{bundle.path} is no encoder-decoder; export it again")
+        self.bundle, self.generation = bundle, generation
+        self.config = config or SessionConfig()
+        text = bundle.manifest.text
+        self._source = SourceTokenizer(bundle.path, text)
+        self._target = TargetTokenizer(bundle.path, text)
+        self._engines = Seq2SeqEngines(bundle, self.config, capacity=capacity or Capacity())
+        self.context = self._engines.context
+        self.source_limit = self._engines.source_positions
+        self._seq2seq = generation.seq2seq
+        self.defaults = default_params(generation, context=self.context)
+
+    @property
+    def languages(self) -> tuple[str, ...]:
+        """The codes that `source_lang` and `target_lang` may be; none where it takes none."""
+        return codes(self._seq2seq)
+
+    def __call__(
+        self,
+        texts: str | Iterable[str],
+        params: SamplingParams | None = None,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        prefix: str | None = None,
+        split: Split | str | None = None,
+    ) -> list[Completion]:
+        """Answer texts, all at once; `params.n` answers of each, in the texts' order.
+
+        A blank text has a blank answer. What was read in several parts has one answer, with the
+        tokens of all, and as score the mean of theirs by tokens; the parts' i-th best are joined.
+
+        Args:
+            texts: One, or several.
+            params: How to decode; None is `defaults`.
+            source_lang: The language of the texts, where the model has several.
+            target_lang: The language of the answers.
+            prefix: What stands before every text; None is the task's own.
+            split: What becomes of text before the model reads it, see Split; None is the task's
+                own rule.
+
+        Raises:
+            InputError: A text or an option is wrong, or a text is too long.
+        """
+        request = self._request(params, source_lang, target_lang, prefix, split)
+        check_many(texts)
+        given = [texts] if isinstance(texts, str) else [as_plain(text) for text in texts]
+        return list(chain.from_iterable(self._answered(given, request)))
+
+    def answers(
+        self,
+        texts: Iterable[str],
+        params: SamplingParams | None = None,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        prefix: str | None = None,
+        split: Split | str | None = None,
+    ) -> Iterator[list[Completion]]:
+        """Yield the `params.n` answers of each text, best first, of an endless input too.
+
+        Memory is bounded: some thousand texts are read ahead. The arguments are a call's.
+        """
+        request = self._request(params, source_lang, target_lang, prefix, split)
+        check_many(texts)
+        return self._read([texts] if isinstance(texts, str) else texts, request)
+
+    def stream(
+        self,
+        text: str,
+        params: SamplingParams | None = None,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        prefix: str | None = None,
+        split: Split | str | None = None,
+    ) -> Iterator[Chunk]:
+        """Yield one text's answer as it comes; closing the iterator ends the request.
+
+        Without `params` it is `defaults` with one beam. The other arguments are a call's.
+
+        Raises:
+            InputError: As for a call, at once; or there would be several answers or beams.
+        """
+        if not isinstance(text, str):
+            raise InputError(f"{type(text).__name__} is no text; for several there is `answers`")
+        if params is None:
+            params = replace(self._own_params(), num_beams=1, n=1)
+        request = self._request(params, source_lang, target_lang, prefix, split)
+        if max(params.n, params.num_beams) > 1:
+            raise InputError("a stream is of one answer: leave n and num_beams at 1")
+        return self._chunks(self._cut([text], request), request)
+
+    def close(self) -> None:
+        """End every request with an error; the model cannot be used again."""
+        self._engines.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def cut(self, texts: Sequence[str], first: int, split: Split, cutter: Cutter) -> list[Part]:
+        """Return the parts of texts that the model reads at once; `first` is the first's row."""
+        if split in {Split.NONE, Split.TRUNCATE}:
+            return cutter.whole(texts, first, truncate=split is Split.TRUNCATE)
+        # An answer that may not be as long as its source would be cut.
+        longest = 0 if split is Split.SENTENCES else self.defaults.limit
+        return cutter.by_sentence(texts, first, longest=longest)
+
+    def _request(
+        self,
+        params: SamplingParams | None,
+        source_lang: str | None,
+        target_lang: str | None,
+        prefix: str | None,
+        split: Split | str | None,
+    ) -> Request:
+        if params is None:
+            params = self._own_params()
+        if not isinstance(params, SamplingParams):
+            raise InputError(f"params is {type(params).__name__}; give SamplingParams(…)")
+        if prefix is not None and not isinstance(prefix, str):
+            raise InputError(f"prefix is {type(prefix).__name__}; give a str")
+        frame = make_frame(
+            self._seq2seq, source_lang=source_lang, target_lang=target_lang, prefix=prefix,
+            task=self.PREFIX,
+        )  # fmt: skip
+        if params.max_new_tokens is None:
+            params = replace(params, max_new_tokens=self.defaults.max_new_tokens)
+        if params.limit >= self.context:
+            raise InputError(
+                f"max_new_tokens is {params.limit}, but the decoder has {self.context} positions, "
+                f"one for the token that it starts with; give at most {self.context - 1}"
+            )
+        return Request(self._in_ids(params, frame), frame, self._rule(split))
+
+    def _own_params(self) -> SamplingParams:
+        """Return the checkpoint's own params, where all that it asks for is built."""
+        if (setting := unmet(self.generation)) is not None:
+            raise UnsupportedError(
+                f"the checkpoint asks for {setting}, which is not built; decode without it by "
+                "giving params, such as the model's `defaults`"
+            )
+        return self.defaults
+
+    def _in_ids(self, params: SamplingParams, frame: Frame) -> SamplingParams:
+        """Return params whose bad words are ids, and that force what the frame does."""
+        words = tuple(tuple(self._target.within(word)) for word in params.bad_words)
+        forced = (*frame.forced, *params.forced_ids)
+        return replace(
+            params,
+            bad_words=(),
+            bad_words_ids=params.bad_words_ids + tuple(filter(None, words)),
+            forced_ids=forced,
+        )
+
+    def _rule(self, split: Split | str | None) -> Split:
+        if split is None:
+            return self.SPLIT
+        if not any(split == known for known in self.SPLITS):
+            known = ", ".join(name for name in Split if name in self.SPLITS)
+            raise InputError(f"split is {split!r:.40}, must be one of {known}")
+        return Split(split)
+
+    def _read(self, texts: Iterable[str], request: Request) -> Iterator[list[Completion]]:
+        first = 0
+        for chunk in read_ahead(texts):
+            yield from self._answered([as_plain(text) for text in chunk], request, first=first)
+            first += len(chunk)
+
+    def _answered(
+        self, texts: Sequence[str], request: Request, *, first: int = 0
+    ) -> Iterator[list[Completion]]:
+        """Return the answers of each text; `first` is the row of the first."""
+        parts = self._cut(texts, request, first=first)
+        found = iter(self._run([part.ids for part in parts if part.ids], request))
+        blank = [_BLANK] * request.params.n
+        return joined(parts, [next(found) if part.ids else blank for part in parts])
+
+    def _run(self, sources: Sequence[Sequence[int]], request: Request) -> list[list[Completion]]:
+        """Return the answers to each source."""
+        if not sources:
+            return []
+        found = self._engines.run(sources, request.params, start_id=request.frame.start_id)
+        texts = iter(self._target.decode_many([each.token_ids for row in found for each in row]))
+        return [
+            [
+                Completion(
+                    next(texts), each.token_ids, each.finish_reason, len(source),
+                    len(each.token_ids), score=each.score,
+                )
+                for each in row
+            ]
+            for source, row in zip(sources, found, strict=True)
+        ]  # fmt: skip
+
+    def _cut(self, texts: Sequence[str], request: Request, *, first: int = 0) -> list[Part]:
+        cutter = Cutter(
+            self._source,
+            request.frame,
+            limit=self.source_limit,
+            side=self.bundle.manifest.text.source.truncation_side,
+        )
+        return self.cut(texts, first, request.split, cutter)
+
+    def _chunks(self, parts: Sequence[Part], request: Request) -> Iterator[Chunk]:
+        """Return the answers to parts, one after the other, with what stands between them."""
+        params, start_id = request.params, request.frame.start_id
+        streams = [
+            self._engines.stream(part.ids, params, start_id=start_id) if part.ids else iter(())
+            for part in parts
+        ]
+        stops = ids_that_stop(params, self.generation.stop_ids)
+        return spoken(parts, streams, decode=self._target.text, stops=stops)

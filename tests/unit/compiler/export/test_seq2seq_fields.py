@@ -1,0 +1,98 @@
+"""config.json of encoder-decoders: what is refused, and the buckets of T5's distances."""
+
+import numpy as np
+import pytest
+
+from lmonnx.compiler.checkpoint import open_checkpoint
+from lmonnx.compiler.export import Engine, export
+from lmonnx.compiler.export.native.seq2seq.plan import Distances
+from lmonnx.compiler.export.native.seq2seq.positions import buckets
+from lmonnx.errors import StageError, UnsupportedError
+from tests.tiny_seq2seq import write_marian, write_t5
+
+pytestmark = pytest.mark.compiler
+
+WRITERS = {"marian": write_marian, "t5": write_t5}
+
+
+def exported(folder, family="marian", **changes):
+    source = WRITERS[family](folder / "source", **changes)
+    return export(open_checkpoint(str(source)), folder / "bundle", verify=False)
+
+
+@pytest.mark.parametrize(
+    ("family", "changes", "error"),
+    [
+        ("marian", {"normalize_before": True}, "normalize_before"),
+        ("marian", {"static_position_embeddings": False}, "static_position_embeddings"),
+        ("marian", {"activation_function": "sine"}, "activation_function"),
+        ("marian", {"new_trick": 3}, "new_trick"),
+        ("t5", {"feed_forward_proj": "gated-sine"}, "feed_forward_proj"),
+        ("t5", {"new_trick": 3}, "new_trick"),
+    ],
+)
+def test_a_field_that_changes_the_computation_is_refused(tmp_path, family, changes, error):
+    with pytest.raises(UnsupportedError, match=error):
+        exported(tmp_path, family, **changes)
+
+
+@pytest.mark.parametrize("engine", [Engine.ADOPT, Engine.OPTIMUM])
+def test_graphs_of_others_are_refused(tmp_path, engine):
+    source = open_checkpoint(str(write_marian(tmp_path / "source")))
+    with pytest.raises(UnsupportedError, match="leave --engine out"):
+        export(source, tmp_path / "bundle", engine=engine)
+
+
+def test_another_architecture_is_refused(tmp_path):
+    source = open_checkpoint(str(write_marian(tmp_path / "source", model_type="fsmt")))
+    with pytest.raises(UnsupportedError, match="'fsmt' is built here, only bart"):
+        export(source, tmp_path / "bundle", task="translation")
+
+
+@pytest.mark.parametrize(
+    ("changes", "error"),
+    [
+        ({"decoder_vocab_size": 7}, "decoder_vocab_size"),
+        ({"decoder_attention_heads": 5}, "does not divide"),
+        ({"decoder_start_token_id": 9999}, "no id below"),
+    ],
+)
+def test_a_config_that_is_not_of_these_weights_is_refused(tmp_path, changes, error):
+    with pytest.raises(StageError, match=error):
+        exported(tmp_path, **changes)
+
+
+@pytest.mark.parametrize(
+    ("edit", "error"),
+    [
+        (lambda arrays: arrays.pop("model.encoder.layers.1.fc1.bias"), "no tensor"),
+        (lambda arrays: arrays.update(final_logits_bias=np.zeros((1, 3), np.float32)), "shape"),
+    ],
+)
+def test_weights_that_are_not_of_this_config_are_refused(tmp_path, edit, error):
+    with pytest.raises(StageError, match=error):
+        exported(tmp_path, edit=edit)
+
+
+def test_buckets_are_those_of_t5():
+    spec = Distances("", buckets=32, farthest=128, both_ways=False)
+    near_by = np.arange(0, -16, -1)
+    assert buckets(near_by, spec).tolist() == list(range(16))
+    assert buckets(np.array([-16, -20, -127, -128, -5000, 3]), spec).tolist() == [
+        16,
+        17,
+        31,
+        31,
+        31,
+        0,
+    ]
+    both = Distances("", buckets=32, farthest=128, both_ways=True)
+    assert buckets(np.array([-200, -8, -1, 0, 1, 8, 200]), both).tolist() == [
+        15,
+        8,
+        1,
+        0,
+        17,
+        24,
+        31,
+    ]

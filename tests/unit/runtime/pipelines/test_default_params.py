@@ -1,0 +1,55 @@
+"""transformers' generation settings → SamplingParams."""
+
+import pytest
+
+from lmonnx.bundle.manifest import CacheSpec, Generation
+from lmonnx.errors import BundleError, UnsupportedError
+from lmonnx.runtime.generate.params import SamplingParams
+from lmonnx.runtime.pipelines.default_params import default_params
+
+
+def params(context=512, **defaults):
+    generation = Generation(context, 100, CacheSpec(1, 1, 8), (2,), defaults=defaults or None)
+    return default_params(generation, context=context)
+
+
+@pytest.mark.parametrize(
+    ("stated", "expected"),
+    [
+        ({}, {"max_new_tokens": 256, "num_beams": 4}),
+        ({"max_length": 20}, {"max_new_tokens": 256, "num_beams": 4}),
+        ({"max_length": 128, "min_length": 10}, {"max_new_tokens": 127, "min_new_tokens": 9,
+                                                 "num_beams": 4}),
+        ({"max_length": 128, "max_new_tokens": 9}, {"max_new_tokens": 9, "num_beams": 4}),
+        ({"max_length": 10_000}, {"max_new_tokens": 511, "num_beams": 4}),
+        ({"num_beams": 6, "length_penalty": 0.6, "early_stopping": True, "forced_eos_token_id": [2],
+          "bad_words_ids": [[7], [8, 9]], "no_repeat_ngram_size": 3, "forced_bos_token_id": 0},
+         {"max_new_tokens": 256, "num_beams": 6, "length_penalty": 0.6, "early_stopping": True,
+          "forced_eos_token_id": 2, "bad_words_ids": ((7,), (8, 9)), "no_repeat_ngram_size": 3,
+          "forced_ids": (0,)}),
+        ({"do_sample": True, "top_p": 0.9}, {"max_new_tokens": 256, "temperature": 1.0, "top_k": 50,
+                                             "top_p": 0.9}),
+        ({"do_sample": False, "top_k": 50, "temperature": 0.7, "num_beams": 1},
+         {"max_new_tokens": 256}),
+        ({"length_penalty": None, "early_stopping": None}, {"max_new_tokens": 256, "num_beams": 4}),
+    ],
+)  # fmt: skip
+def test_settings_mean_what_they_mean_in_transformers_pipelines(stated, expected):
+    assert params(**stated) == SamplingParams(**expected)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"num_beams": 1000}, {"max_length": "long"}, {"bad_words_ids": 7}, {"num_beams": 0}]
+)
+def test_a_setting_that_cannot_be_is_the_bundles_fault(wrong):
+    with pytest.raises(BundleError, match=r"generation_config\.json"):
+        params(**wrong)
+
+
+def test_a_setting_that_is_not_built_is_said_unless_params_are_given(load):
+    model = load(defaults={"encoder_no_repeat_ngram_size": 3, "max_length": 9})
+    with pytest.raises(UnsupportedError, match="encoder_no_repeat_ngram_size = 3"):
+        model("x")
+    with pytest.raises(UnsupportedError, match="not built"):
+        model.stream("x")
+    assert model("x", model.defaults)[0].completion_tokens <= 8
