@@ -43,7 +43,7 @@ def main() -> None:
     """Compare the ways to batch."""
     arguments = _arguments()
     workload = read_workload(arguments.workload)
-    materials = Materials(workload)
+    materials = Materials(workload.model)
     bundle = arguments.bundle or materials.bundle("int8")
     items = read_items(workload, materials.checkpoint, arguments.data)
     texts = items.items[: arguments.limit]

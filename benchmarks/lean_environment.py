@@ -42,7 +42,7 @@ class Cold:
 def main() -> None:
     """Print sizes, times and memory; fail where a limit is passed."""
     arguments = _arguments()
-    materials = Materials(read_workload("sst2-ragged"))
+    materials = Materials(read_workload("sst2-ragged").model)
     bundle = arguments.bundle or materials.bundle("int8")
     python = python_of("lean")
     # The environment stays, lmonnx itself changes.

@@ -24,6 +24,14 @@ STAGES: dict[str, tuple[str, list[str]]] = {
     "opt": ("fp32", ["optimize"]),
     "int8": ("opt", ["quantize"]),
     "int8-tensor": ("opt", ["quantize", "--granularity", "tensor"]),
+    # An encoder-decoder's graphs are fused as they are exported.
+    "pair-int8": ("fp32", ["quantize"]),
+}
+# Random checkpoint → what writes it.
+MAKERS: dict[str, list[str]] = {
+    "bert-base": ["benchmarks/random_bert.py"],
+    "marian": ["benchmarks/random_seq2seq.py", "marian"],
+    "t5-small": ["benchmarks/random_seq2seq.py", "t5"],
 }
 # Random weights have no accuracy to lose: their labels hang on nothing.
 UNGATED = ["--max-drop", "1"]
@@ -32,18 +40,24 @@ UNGATED = ["--max-drop", "1"]
 class Materials:
     """The files of one model: `checkpoint`, a cache folder, and what was made from it."""
 
-    def __init__(self, workload: Workload, model: Path | None = None) -> None:
-        self._random = "random" in workload.model and model is None
-        name = workload.model.get("random", "")
+    def __init__(self, place: Mapping[str, str], model: Path | None = None) -> None:
+        """Find a checkpoint, or make it.
+
+        Args:
+            place: Where it is, as a workload states it.
+            model: Another to take in its place.
+        """
+        self._random = "random" in place and model is None
+        name = place.get("random", "")
         self.checkpoint = model or (
-            CACHE / f"{name}-random" / "checkpoint" if name else _found(workload.model)
+            CACHE / f"{name}-random" / "checkpoint" if name else _found(place)
         )
         self.name = f"{name}-random" if self._random else self.checkpoint.resolve().name
         self.cache = CACHE / self.name
         self.cache.mkdir(parents=True, exist_ok=True)
         self._given: dict[str, Path] = {}
         if self._random and not (self.checkpoint / "config.json").is_file():
-            run_in("lmonnx", "benchmarks/random_bert.py", str(self.checkpoint))
+            run_in("lmonnx", *MAKERS[name], str(self.checkpoint))
 
     def give(self, name: str, bundle: Path | None) -> None:
         """Use a bundle that is there already."""

@@ -1,9 +1,9 @@
 """Write an encoder-decoder of random weights as a checkpoint, and print its float32 bytes.
 
-`python benchmarks/random_seq2seq.py marian|t5 OUT [--dtype float32|float16] [--seed 0]`: a Marian of
-opus-mt's size (decoder start, padding and tied head as there), or a T5 of t5-small's. Written by
-numpy alone. Their words are w0, w1, …: each is one token, so a text has as many tokens as words and
-the end.
+`python benchmarks/random_seq2seq.py marian|t5 OUT [--dtype float32|float16] [--seed 0]`: a Marian
+of opus-mt's size (decoder start, padding and tied head as there), or a T5 of t5-small's. Written by
+numpy alone. Their words are w0, w1, …: each is one token, so a text has as many tokens as words,
+and its end.
 """
 
 from __future__ import annotations
@@ -275,9 +275,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("float32", "float16"), default="float32")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    write_checkpoint(
-        arguments.family, arguments.out, dtype=arguments.dtype, seed=arguments.seed
-    )
+    write_checkpoint(arguments.family, arguments.out, dtype=arguments.dtype, seed=arguments.seed)
     print(float32_bytes(arguments.family))
 
 

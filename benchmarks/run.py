@@ -38,7 +38,7 @@ def main() -> None:
     """Measure what the command line names."""
     arguments = _arguments()
     workload = workloads.read_workload(arguments.workload)
-    materials = Materials(workload, arguments.model)
+    materials = Materials(workload.model, arguments.model)
     materials.give("opt", arguments.bundle_fp32)
     materials.give("int8", arguments.bundle_int8)
     materials.give("int8-tensor", arguments.bundle_int8_tensor)

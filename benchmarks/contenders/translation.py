@@ -1,12 +1,12 @@
 """The line that encoder-decoders are timed over: one JSON object a line, like protocol.py's.
 
     {"do": "prepare", "order": {"model": "…", "cache": "…", "threads": 2}}
-                                                     → {"versions": {…}, "variants": ["…"]}
+        → {"versions": {…}, "variants": ["…"]}
     {"do": "round", "variant": "…", "texts": ["…"], "beams": 4, "new": 32}
-                                                     → {"seconds": s, "answers": ["…"], "peak_mib": m}
+        → {"seconds": s, "answers": ["…"], "peak_mib": m}
 
-`new` is how many tokens every text is answered with; null leaves it to the model. Tokenizing is part
-of the time. Standard library only.
+`new` is how many tokens every text is answered with; null leaves it to the model. Tokenizing is
+part of the time. Standard library only.
 """
 
 from __future__ import annotations

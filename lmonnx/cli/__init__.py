@@ -2,9 +2,9 @@
 
 Modules, in the order data meets them: `command` (--debug, errors → exit codes), `options` (what
 several commands take), `compile` (export, optimize, quantize), `verify`, `answer` (run) with
-`forms` (what differs by task) and `completion` (decoders' options), `chat`, `score` (eval),
-`timing` (bench), `tune`, `show` (inspect, doctor), `render` (results → standard output) and `bars`
-(progress → standard error).
+`forms` (what differs by task), `pairing` (texts beside answers), `completion` (decoders' options)
+and `rewriting` (encoder-decoders'), `chat`, `score` (eval), `timing` (bench), `tune`, `show`
+(inspect, doctor), `render` (results → standard output) and `bars` (progress → standard error).
 """
 
 import click

@@ -60,8 +60,30 @@ def _print_summary(plain: Mapping[str, Any]) -> None:
             "size": render.size(plain["bytes"]),
             "text": f"at most {text['max_length']} tokens",
             **({"labels": f"{', '.join(head['labels'])} ({head['activation']})"} if head else {}),
+            **_generation(plain.get("generation") or {}),
         }
     )
+
+
+def _generation(plain: Mapping[str, Any]) -> dict[str, str]:
+    """Return what is to be said of how a decoder or an encoder-decoder answers."""
+    if not plain:
+        return {}
+    seq2seq = plain.get("seq2seq") or {}
+    whole = "an answer" if seq2seq else "prompt and answer"
+    shown = {"generates": f"at most {plain['context']} tokens of {whole}"}
+    if seq2seq.get("start_id") is not None:
+        shown["generates"] += f", from token {seq2seq['start_id']} on"
+    if defaults := plain.get("defaults"):
+        shown["unless told"] = render.inline(defaults)
+    if languages := seq2seq.get("languages"):
+        ends = ((side, languages.get(side)) for side in ("source", "target"))
+        usual = [f"{side} {code}" for side, code in ends if code]
+        shown["languages"] = ", ".join(languages["ids"])
+        shown["languages"] += f" (unasked {', '.join(usual)})" if usual else ""
+    for task, prefix in (seq2seq.get("prefixes") or {}).items():
+        shown[f"prefix of {task}"] = repr(prefix)
+    return shown
 
 
 def _print_graph(name: str, graph: Mapping[str, Any]) -> None:

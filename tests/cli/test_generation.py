@@ -74,6 +74,12 @@ def test_chat_applies_the_template_and_a_system_message(model):
         (("x", "--candidate-labels", "a"), "is for text-generation"),
         (("word " * 500,), "160"),
         (("x", "--num-beams", "1000"), "num_beams"),
+        (("x", "--seed", "1"), "--temperature above 0"),
+        (("x", "--top-p", "0.5", "--temperature", "0"), "--temperature above 0"),
+        (("x", "--num-beams", "3", "--slots", "2"), "the cache has 2"),
+        (("x" * 20, "--context-length", "9"), "the context 9"),
+        (("x", "--context-length", "161"), "the model takes 160"),
+        (("x", "--split", "none"), "--split is not for text-generation"),
     ],
 )
 def test_what_cannot_be_is_one_clear_line(arguments, said):

@@ -31,8 +31,9 @@ def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
     The manifest's step counts every fused operator and gives the load times of both bundles.
 
     Args:
-        bundle: A bundle whose graph is as it was exported. A decoder's is written fused; its
-            operators are counted, and it is taken over as it is.
+        bundle: A bundle whose graph is as it was exported. A decoder's, and both of an
+            encoder-decoder, are written fused; their operators are counted, and they are taken over
+            as they are.
         target: The new bundle's folder.
         force: Replace a bundle that is there.
 
@@ -65,9 +66,9 @@ def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
 
 
 def _take_over(bundle: Bundle, target: Path, *, force: bool) -> Bundle:
-    """Write a decoder's bundle again, whose graph was exported fused, once that is counted."""
+    """Write a decoder's bundle again, whose graphs were exported fused, once that is counted."""
     fused = check_decoder(bundle.manifest)
-    nodes = sum(bundle.manifest.graphs["model"].operators.values())
+    nodes = sum(sum(graph.operators.values()) for graph in bundle.manifest.graphs.values())
     with draft_at(target, source=bundle.path, force=force) as draft:
         draft.copy(bundle, (name for name in bundle.manifest.files or {} if name != CARD))
         metrics = {"fused": fused, "nodes": [nodes, nodes]}

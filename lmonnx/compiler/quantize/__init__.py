@@ -107,13 +107,16 @@ def quantize(
     generation = bundle.manifest.generation
     if generation is not None:
         asked = Asked(method, bits, block_size, head_bits, max_drop, calibrate=calibrate)
-        stage, choice = (
-            (quantize_seq2seq, asked.of_pair())
-            if generation.seq2seq
-            else (quantize_decoder, asked.of_decoder())
-        )
-        kept = _kept(bundle, keep)
-        return stage(bundle, target, choice, text=text, keep=kept, force=force, progress=progress)
+        how: dict[str, Any] = {
+            "text": text,
+            "keep": _kept(bundle, keep),
+            "force": force,
+            "progress": progress,
+        }
+        if generation.seq2seq is None:
+            return quantize_decoder(bundle, target, asked.of_decoder(), **how)
+        choice = asked.of_pair(labelled=examples is not None)
+        return quantize_seq2seq(bundle, target, choice, examples=examples, **how)
     chosen = Method(method or Method.DYNAMIC)
     if chosen is not Method.DYNAMIC:
         raise InputError(f"{chosen} is for decoders; {bundle.path} is quantized by dynamic")

@@ -7,7 +7,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lmonnx.compiler.quantize.blocks import BITS, BLOCK_SIZES
-from lmonnx.compiler.quantize.recipes import BLOCKS, DROPS, HEAD_BITS, PAIR_DROPS, Method
+from lmonnx.compiler.quantize.recipes import (
+    BLOCKS,
+    DROPS,
+    HEAD_BITS,
+    LABELLED_DROPS,
+    PAIR_DROPS,
+    Method,
+)
 from lmonnx.errors import InputError
 
 
@@ -54,8 +61,11 @@ class Asked:
         """Return the choice for a decoder, whose lone row reads every weight once a token."""
         return self._filled(Method(self.method or Method.WEIGHT_ONLY), DROPS)
 
-    def of_pair(self) -> Choice:
+    def of_pair(self, *, labelled: bool) -> Choice:
         """Return the choice for an encoder-decoder, which has many rows at once.
+
+        Args:
+            labelled: That the drop is of the task's figure.
 
         Raises:
             InputError: It cannot be had.
@@ -64,7 +74,7 @@ class Asked:
         method = Method(self.method or usual)
         if method is Method.BOTH:
             raise InputError("method both is for decoders; give dynamic or weight-only")
-        return self._filled(method, PAIR_DROPS)
+        return self._filled(method, LABELLED_DROPS if labelled else PAIR_DROPS)
 
     def _filled(self, method: Method, drops: Mapping[tuple[Method, int], float]) -> Choice:
         bits = 4 if self.bits is None else self.bits

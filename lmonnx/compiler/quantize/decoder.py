@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import GraphSpec, Manifest
-from lmonnx.compiler.graph import Known, load_graph
+from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.quantize.choice import Choice
-from lmonnx.compiler.quantize.decoder_graph import write_decoder
+from lmonnx.compiler.quantize.decoder_graph import Shared, write_decoder
 from lmonnx.compiler.quantize.graph_source import GraphSource, recipe_of, value_sizes
 from lmonnx.compiler.quantize.layers import Layer, find_layers
 from lmonnx.compiler.quantize.moments import Moments, observe_moments
@@ -108,13 +108,13 @@ def _write(
 ) -> Manifest:
     """Write every graph that is planned; what they have in common is stored once."""
     copy_text(draft, bundle)
-    known = Known()
+    shared = Shared()
     graphs: dict[str, GraphSpec] = {}
     for plan in planned:
         file = f"onnx/{plan.role}.onnx"
         recipe = recipe_of(source, plan, keep)
         path = draft.file(file)
-        graphs[plan.role] = write_decoder(source.path, path, file, recipe, known=known)
+        graphs[plan.role] = write_decoder(source.path, path, file, recipe, shared=shared)
     bits = min(plan.body.bits for plan in planned)
     manifest = bundle.manifest.replace_graphs(graphs, precision=PRECISIONS[bits])
     return finish(draft, manifest)

@@ -59,23 +59,32 @@ class Recipe:
     scales: Mapping[str, Scale] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Shared:
+    """What graphs of one folder hold in common: bytes, and tables in blocks by their place."""
+
+    known: Known = field(default_factory=Known)
+    tables: dict[tuple[str, ...], Blocks] = field(default_factory=dict)
+
+
 def write_decoder(
-    source: Path, target: Path, file: str, recipe: Recipe, *, known: Known | None = None
+    source: Path, target: Path, file: str, recipe: Recipe, *, shared: Shared | None = None
 ) -> GraphSpec:
-    """Write a decoder's graph with some products in integers, its weights a tensor at a time.
+    """Write a graph with some products in integers, its weights a tensor at a time.
 
     Args:
         source: The float graph.
         target: Where the graph goes; its weights go beside it.
         file: What the manifest calls it.
         recipe: What to make of it.
-        known: Weights that other graphs of the folder hold already; those of this one are added.
+        shared: What other graphs of the folder hold already; what this one holds is added. The one
+            that multiplies a table comes before those that only look it up.
     """
     model = load_graph(source)
-    shared = Known() if known is None else known
-    weights = WeightFile(target.with_name(f"{target.name}_data"), shared)
+    common = shared or Shared()
+    weights = WeightFile(target.with_name(f"{target.name}_data"), common.known)
     try:
-        _Writer(model, source.parent, weights, recipe=recipe).rewrite()
+        _Writer(model, source.parent, weights, recipe=recipe, shared=common).rewrite()
     finally:
         weights.close()
     if MICROSOFT not in {opset.domain for opset in model.opset_import}:
@@ -87,6 +96,7 @@ def write_decoder(
 @dataclass(slots=True)
 class _Writer(RowWriter):
     recipe: Recipe = field(default_factory=lambda: Recipe({}))
+    shared: Shared = field(default_factory=Shared)
     tensors: dict[str, onnx.TensorProto] = field(default_factory=dict)
     tied: dict[str, Layer] = field(default_factory=dict)
     readers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
@@ -134,10 +144,16 @@ class _Writer(RowWriter):
         if tied:
             self._round_blocks(tied)
         else:
-            table = self.read(self.tensors[weight])
-            made = quantize_blocks(table, bits=form.bits, block_size=form.block_size)
-            self.store_blocks(weight, made, lookup=True)
+            self.store_blocks(weight, self._looked_up(weight, form), lookup=True)
         self.lookup(node.input[1], weight, name, y)
+
+    def _looked_up(self, weight: str, form: Form) -> Blocks:
+        """Return the blocks of a table: another graph's, if that has it in the same form."""
+        held = self.shared.tables.get(_place(self.tensors[weight]))
+        if held and (held.bits, held.integers.shape[-1]) == (form.bits, form.block_size):
+            return held
+        table = self.read(self.tensors[weight])
+        return quantize_blocks(table, bits=form.bits, block_size=form.block_size)
 
     def _store_table(self, weight: str, form: Form) -> None:
         if weight not in self.tables:
@@ -207,6 +223,8 @@ class _Writer(RowWriter):
             made = round_blocks(matrix, factor, bits=form.bits, block_size=form.block_size)
         else:
             made = quantize_blocks(matrix.T, bits=form.bits, block_size=form.block_size)
+        if layer.weight in self.tied:
+            self.shared.tables[_place(self.tensors[layer.weight])] = made
         self.store_blocks(layer.weight, made, lookup=layer.weight in self.tied)
 
     def _factor(self, value: str) -> Floats:
@@ -227,3 +245,9 @@ def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
     for output in graph.output:
         found.setdefault(output.name, []).append(onnx.NodeProto())
     return found
+
+
+def _place(tensor: onnx.TensorProto) -> tuple[str, ...]:
+    """Return where a tensor's bytes are: its file and offset, or its name in the graph itself."""
+    stated = {entry.key: entry.value for entry in tensor.external_data}
+    return stated.get("location", tensor.name), stated.get("offset", "")

@@ -7,11 +7,14 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from lmonnx.bundle.bundle import Bundle
+from lmonnx.compiler.quantize.gate import Gate, open_gate
 from lmonnx.compiler.quantize.pairs import Ids, Logits, Pair, PairModel, greedy
-from lmonnx.compiler.quantize.sources import start_ids
+from lmonnx.compiler.quantize.sources import gate_sources, read_sources, start_ids
 from lmonnx.errors import GateError
 from lmonnx.measure.perplexity import compare_logits
+from lmonnx.measure.references import Rewriting
 from lmonnx.progress import Progress, track
+from lmonnx.runtime.pipelines import REWRITERS
 
 _MORE = 32  # tokens of an answer beyond twice its source's
 
@@ -20,21 +23,27 @@ _MORE = 32  # tokens of an answer beyond twice its source's
 class PairGate:
     """Sources with the input bundle's greedy answers, and how much less likely they may get.
 
-    `forced` is how many tokens of an answer nobody chose.
+    `forced` is how many tokens of an answer nobody chose. With `labelled` the drop is that of the
+    task's figure, and the answers' perplexity is only told.
     """
 
     reference: PairModel
     pairs: Sequence[Pair]
     forced: int
     max_drop: float
+    labelled: Gate | None = None
 
     def measure(self, made: Bundle, progress: Progress) -> dict[str, Any]:
         """Return the metrics of a bundle, every token of an answer told what stands before it.
 
         Raises:
-            GateError: The answers' perplexity is over the limit, or no number.
+            GateError: The drop is over the limit, or no number.
         """
         found = compare_logits(self._predictions(PairModel(made), progress))
+        low, high = found.interval
+        figures = asdict(found) | {"interval": [low, high], "ratio": found.ratio}
+        if self.labelled is not None:
+            return self._labelled(self.labelled, made, progress) | {"graphs": {"decoder": figures}}
         if not found.ratio - 1 <= self.max_drop:
             raise GateError(
                 f"the perplexity of the input bundle's own answers rises from "
@@ -43,8 +52,6 @@ class PairGate:
                 "was written. Allow more, take more bits, keep layers with --keep, or give text "
                 "of the model's source language with --data"
             )
-        low, high = found.interval
-        figures = asdict(found) | {"interval": [low, high], "ratio": found.ratio}
         return {
             "drop": found.ratio - 1,
             "interval": [low - 1, high - 1],
@@ -53,6 +60,18 @@ class PairGate:
             "agreement": found.agreement,
             "graphs": {"decoder": figures},
         }
+
+    def _labelled(self, gate: Gate, made: Bundle, progress: Progress) -> dict[str, Any]:
+        model: Any = REWRITERS[made.manifest.task](made)
+        drop = gate.measure(model, progress)
+        if not drop.value <= self.max_drop:
+            low, high = drop.interval
+            raise GateError(
+                f"{drop.measured} drops by {drop.value:.4f} (95%: {low:.4f} to {high:.4f}) on "
+                f"{drop.texts} texts, more than --max-drop {self.max_drop}; nothing was written. "
+                "Allow more, take more bits, keep layers with --keep, or check the data"
+            )
+        return drop.as_metrics()
 
     def _predictions(
         self, other: PairModel, progress: Progress
@@ -64,9 +83,28 @@ class PairGate:
 
 
 def open_pair_gate(
-    bundle: Bundle, sources: Sequence[Ids], max_drop: float, progress: Progress
+    bundle: Bundle,
+    max_drop: float,
+    *,
+    text: str | None,
+    examples: Sequence[Rewriting] | None,
+    progress: Progress,
 ) -> PairGate:
-    """Let a bundle answer sources, which its successor is then held to."""
+    """Let a bundle answer sources, which its successor is then held to.
+
+    Args:
+        bundle: The float bundle.
+        max_drop: Of the task's figure with `examples`, else how much perplexity may rise.
+        text: Sources, one a line; half of the shipped sentences without it.
+        examples: Sources with their right answers.
+        progress: Told how far it is.
+    """
+    sources = gate_sources(bundle, text)
+    gate: Gate | None = None
+    if examples is not None:
+        sources = read_sources(bundle, [example.source for example in examples])
+        answering: Any = REWRITERS[bundle.manifest.task](bundle)
+        gate = open_gate(answering, examples, progress)
     model = PairModel(bundle)
     pairs = model.write(sources, greedy, more=_MORE, progress=progress, what="answering")
-    return PairGate(model, pairs, len(start_ids(model.generation)) - 1, max_drop)
+    return PairGate(model, pairs, len(start_ids(model.generation)) - 1, max_drop, gate)

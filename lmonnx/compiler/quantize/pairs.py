@@ -18,7 +18,7 @@ from lmonnx.bundle.manifest import Generation
 from lmonnx.compiler.quantize.sources import start_ids
 from lmonnx.errors import BundleError
 from lmonnx.progress import Progress, track
-from lmonnx.runtime.binding import BoundSession
+from lmonnx.runtime.binding import Binding, BoundSession
 from lmonnx.runtime.session import Arrays, Session, SessionConfig
 
 AT_ONCE = 16  # sources whose targets are written side by side
@@ -96,30 +96,17 @@ class PairModel:
         found: dict[int, Pair] = {}
         for group in track(groups, what, progress):
             chosen = [sources[index] for index in group]
-            longest = 2 * max(map(len, chosen)) + more
-            targets = self._write(chosen, choose, min(longest, self.generation.context))
+            most = [min(2 * len(ids) + more, self.generation.context) for ids in chosen]
+            targets = self._write(chosen, choose, np.array(most))
             found |= {i: Pair(sources[i], ids) for i, ids in zip(group, targets, strict=True)}
         return [found[index] for index in range(len(sources))]
 
-    def _write(self, sources: Sequence[Ids], choose: Choose, length: int) -> list[Ids]:
-        rows, first = len(sources), start_ids(self.generation)
+    def _write(self, sources: Sequence[Ids], choose: Choose, most: Ids) -> list[Ids]:
+        """Return what the model writes, at most so many tokens for each source."""
+        rows, length, first = len(sources), int(most.max()), start_ids(self.generation)
         ids = np.full((rows, length), self._pad, np.int64)
         ids[:, : len(first)] = first
-        held = _cache(self.generation, rows, length)
-        read = _sources(sources, self._pad)
-        inputs: dict[str, NDArray[Any]] = {
-            "input_ids": np.zeros((rows, 1), np.int64),
-            "seqlens_k": np.zeros(rows, np.int32),
-            "total_sequence_length": np.zeros((), np.int32),
-            "logits_to_keep": np.array(1, np.int64),
-            "top_k": np.array(0, np.int64),
-            "source_lengths": read["source_lengths"],
-        }
-        logits = np.empty((rows, 1, self.generation.vocabulary), np.float32)
-        written = {name.replace("past_key_values", "present"): held[name] for name in held}
-        binding = self._decoder.bind(
-            inputs | held | self._encoder.run(read), {"logits": logits} | written
-        )
+        binding, inputs, logits = self._bound(sources, length)
         banned = _banned(self.generation)
         stops, ended = np.array(self.generation.stop_ids), np.zeros(rows, np.bool_)
         for place in range(length - 1):
@@ -131,10 +118,33 @@ class PairModel:
                 logits[:, 0, banned] = -np.inf
                 next_ids = choose(logits[:, 0])
                 ids[~ended, place + 1] = next_ids[~ended]
-                ended |= np.isin(next_ids, stops)
+                ended |= np.isin(next_ids, stops) | (place + 2 >= most)
             if ended.all():
                 break
-        return [_until_stop(row, len(first), stops) for row in ids[:, : place + 2]]
+        return [
+            _until_stop(row[:limit], len(first), stops)
+            for row, limit in zip(ids, most, strict=True)
+        ]
+
+    def _bound(
+        self, sources: Sequence[Ids], length: int
+    ) -> tuple[Binding, dict[str, NDArray[Any]], Logits]:
+        """Return the decoder bound to a step of every source, its inputs and its logits."""
+        rows, read = len(sources), _sources(sources, self._pad)
+        held = _cache(self.generation, rows, length)
+        inputs: dict[str, NDArray[Any]] = {
+            "input_ids": np.zeros((rows, 1), np.int64),
+            "seqlens_k": np.zeros(rows, np.int32),
+            "total_sequence_length": np.zeros((), np.int32),
+            "logits_to_keep": np.array(1, np.int64),
+            "top_k": np.array(0, np.int64),
+            "source_lengths": read["source_lengths"],
+        }
+        logits = np.empty((rows, 1, self.generation.vocabulary), np.float32)
+        written = {name.replace("past_key_values", "present"): held[name] for name in held}
+        seen = self._encoder.run(read)
+        binding = self._decoder.bind(inputs | held | seen, {"logits": logits} | written)
+        return binding, inputs, logits
 
 
 def greedy(logits: Logits) -> Ids:

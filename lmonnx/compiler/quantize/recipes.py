@@ -65,6 +65,8 @@ PAIR_DROPS: Mapping[tuple[Method, int], float] = {
     (Method.DYNAMIC, 8): 0.05,
     (Method.DYNAMIC, 4): 0.05,
 }
+# And of its BLEU, or what else the task is judged by.
+LABELLED_DROPS: Mapping[tuple[Method, int], float] = dict.fromkeys(PAIR_DROPS, 0.01)
 PRECISIONS = {4: Precision.INT4, 8: Precision.INT8}
 
 

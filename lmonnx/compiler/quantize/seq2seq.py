@@ -16,20 +16,21 @@ from numpy.typing import NDArray
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import Manifest
-from lmonnx.compiler.graph import Known, load_graph
+from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.quantize.choice import Choice
-from lmonnx.compiler.quantize.decoder_graph import write_decoder
+from lmonnx.compiler.quantize.decoder_graph import Shared, write_decoder
 from lmonnx.compiler.quantize.graph_source import GraphSource, recipe_of, value_sizes
-from lmonnx.compiler.quantize.layers import find_layers
+from lmonnx.compiler.quantize.layers import find_layers, is_lookup
 from lmonnx.compiler.quantize.moments import Feed, Moments, observe_feeds
 from lmonnx.compiler.quantize.own_text import draw
 from lmonnx.compiler.quantize.pair_gate import open_pair_gate
 from lmonnx.compiler.quantize.pair_recipes import pair_plans
 from lmonnx.compiler.quantize.pairs import Pair, PairModel
 from lmonnx.compiler.quantize.recipes import PRECISIONS, Plan
-from lmonnx.compiler.quantize.sources import calibration_sources, gate_sources
+from lmonnx.compiler.quantize.sources import calibration_sources
 from lmonnx.compiler.stage import SEQ2SEQ_FILES, copy_text, finish, make_step
 from lmonnx.errors import StageError
+from lmonnx.measure.references import Rewriting
 from lmonnx.progress import Progress
 
 _SOURCES = 128  # sentences, and as many rows of random tokens
@@ -52,6 +53,7 @@ def quantize_seq2seq(
     choice: Choice,
     *,
     text: str | None,
+    examples: Sequence[Rewriting] | None,
     keep: Collection[str],
     force: bool,
     progress: Progress,
@@ -63,17 +65,18 @@ def quantize_seq2seq(
         target: The new bundle's folder.
         choice: How.
         text: The gate's sources, one a line; the shipped sentences without one.
+        examples: Sources and right answers: the drop is then that of the task's figure.
         keep: Names of layers that stay in float32.
         force: Replace a bundle that is there.
         progress: Told how far calibration and gate are.
 
     Raises:
-        GateError: The answers' perplexity rises by more than `choice.limit`; nothing is written.
+        GateError: The drop is larger than `choice.limit`; nothing is written.
         StageError: There is nothing to quantize.
     """
     seconds: dict[str, float] = {}
     with _timed(seconds, "answers"):
-        gate = open_pair_gate(bundle, gate_sources(bundle, text), choice.limit, progress)
+        gate = open_pair_gate(bundle, choice.limit, text=text, examples=examples, progress=progress)
     with _timed(seconds, "calibration"):
         sources = _observed(bundle, calibrated=choice.calibrate, progress=progress)
     request = _Request(bundle, sources, pair_plans(choice, sources["decoder"]), keep)
@@ -124,7 +127,7 @@ def _feeds(bundle: Bundle, progress: Progress) -> dict[str, list[Feed]]:
     def drawn(logits: NDArray[np.float32]) -> NDArray[np.int64]:
         return draw(logits, random)
 
-    sources = calibration_sources(bundle, _SOURCES)
+    sources = calibration_sources(bundle, _SOURCES, _known_words(bundle))
     pairs: list[Pair] = model.write(sources, drawn, more=_MORE, progress=progress)
     return {
         "encoder": [partial(model.encoder_inputs, pair) for pair in pairs],
@@ -132,15 +135,24 @@ def _feeds(bundle: Bundle, progress: Progress) -> dict[str, list[Feed]]:
     }
 
 
+def _known_words(bundle: Bundle) -> int:
+    """Return how many ids the encoder looks up; the decoder may know others."""
+    graph = load_graph(bundle.file(bundle.manifest.graphs["encoder"].file)).graph
+    tables = {node.input[0] for node in graph.node if is_lookup(node)}
+    return min(int(t.dims[0]) for t in graph.initializer if t.name in tables)
+
+
 def _write(request: _Request, draft: Draft) -> Manifest:
     """Write both graphs; what they have in common is stored once."""
     copy_text(draft, request.bundle)
-    known = Known()
+    shared = Shared()
     graphs: dict[str, Any] = {}
     for plan in request.plans:
         file, source = SEQ2SEQ_FILES[plan.role], request.sources[plan.role]
         recipe = recipe_of(source, plan, request.keep)
-        graphs[plan.role] = write_decoder(source.path, draft.file(file), file, recipe, known=known)
+        graphs[plan.role] = write_decoder(
+            source.path, draft.file(file), file, recipe, shared=shared
+        )
     bits = min(plan.body.bits for plan in request.plans)
     manifest = request.bundle.manifest
     return finish(draft, manifest.replace_graphs(graphs, precision=PRECISIONS[bits]))

@@ -18,27 +18,27 @@ _USUAL = ("en", "eng_Latn", "en_XX")  # where a model has many languages and no 
 
 
 def gate_sources(bundle: Bundle, text: str | None) -> list[Ids]:
-    """Return the sources of the gate: the lines of a text, or half of the shipped sentences.
-
-    Raises:
-        InputError: No line is as short as the model reads.
-    """
+    """Return the sources of the gate: the lines of a text, or half of the shipped sentences."""
     if text is None:
         return read_sources(bundle, gate_sentences()[1::2])
     return read_sources(bundle, [line for line in text.splitlines() if line.strip()])
 
 
-def calibration_sources(bundle: Bundle, count: int, seed: int = 0) -> list[Ids]:
-    """Return the other half of the sentences, and as many tokens of the whole vocabulary.
+def calibration_sources(bundle: Bundle, count: int, vocabulary: int, seed: int = 0) -> list[Ids]:
+    """Return some of the other half of the sentences, and as many tokens of the whole vocabulary.
 
     The sentences are English and the model may know none of it: tokens drawn at random are of its
     own languages.
+
+    Args:
+        bundle: The encoder-decoder.
+        count: How many sentences at most.
+        vocabulary: How many ids the encoder knows.
+        seed: Of the tokens drawn.
     """
     sentences = read_sources(bundle, gate_sentences()[::2])[:count]
     random = np.random.default_rng(seed)
     begin, end = _frame(bundle)
-    generation = bundle.manifest.generation
-    vocabulary = generation.vocabulary if generation else 1
     drawn = [
         np.array([*begin, *random.integers(vocabulary, size=_inner(ids, begin, end)), *end])
         for ids in sentences
@@ -47,22 +47,21 @@ def calibration_sources(bundle: Bundle, count: int, seed: int = 0) -> list[Ids]:
 
 
 def read_sources(bundle: Bundle, texts: Sequence[str]) -> list[Ids]:
-    """Return the ids of texts, (S,) each, but for those that are longer than the model reads.
+    """Return the ids of texts, (S,) each, cut to what the model reads.
 
     Raises:
-        InputError: None is left.
+        InputError: There is no text.
     """
-    manifest = bundle.manifest
+    if not texts:
+        raise InputError("the text has no lines; give one sentence a line")
+    text = bundle.manifest.text
     before, after = _around(bundle)
-    encoded = SourceTokenizer(bundle.path, manifest.text).encode(texts, before=before, after=after)
-    fitting = [np.array(ids, np.int64) for ids in encoded if len(ids) > 0]
-    fitting = [ids for ids in fitting if len(ids) <= manifest.text.max_length]
-    if not fitting:
-        raise InputError(
-            f"no line of the text has at most the {manifest.text.max_length} tokens that the "
-            "model reads; give one sentence a line"
-        )
-    return fitting
+    tokenizer = SourceTokenizer(bundle.path, text)
+    end = [*tokenizer.frame[1], *after]
+    most = text.max_length - len(end)
+    encoded = tokenizer.encode(texts, before=before, after=after)
+    cut = [ids if len(ids) <= text.max_length else [*ids[:most], *end] for ids in encoded]
+    return [np.array(ids, np.int64) for ids in cut if ids]
 
 
 def start_ids(generation: Generation) -> list[int]:

@@ -15,6 +15,10 @@ from lmonnx.runtime.numerics import Floats
 
 _WORST = np.float32(-1e9)  # transformers' score of what must not be chosen
 _ROOM = 32  # tokens that there is room for at first
+_ARRAYS = (
+    "_limits", "_penalties", "lengths", "done", "_can_improve", "_scores", "tokens", "_ended",
+    "_is_real", "_ended_lengths", "_ended_tokens",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,30 +78,37 @@ class BeamGroups:
         """Begin searches behind the others, each at its prompt."""
         new, n = len(params), self.beams
         self._params += params
-        self._limits = _more(self._limits, [each.limit for each in params])
-        self._penalties = _more(self._penalties, [each.length_penalty for each in params])
-        self.lengths = _more(self.lengths, np.zeros(new, np.int64))
-        self.done = _more(self.done, np.zeros(new, bool))
-        self._can_improve = _more(self._can_improve, np.ones(new, bool))
         # All beams begin alike, so at first only one of them counts.
         begun = np.full((new, n), _WORST)
         begun[:, 0] = 0
-        self._scores = _more(self._scores, begun)
-        room = (new, *self.tokens.shape[1:])
-        self.tokens = _more(self.tokens, np.zeros(room, np.int64))
-        self._ended = _more(self._ended, np.full((new, n), _WORST))
-        self._is_real = _more(self._is_real, np.zeros((new, n), bool))
-        self._ended_lengths = _more(self._ended_lengths, np.zeros((new, n), np.int64))
-        self._ended_tokens = _more(self._ended_tokens, np.zeros(room, np.int64))
+        tokens = np.zeros((new, *self.tokens.shape[1:]), np.int64)
+        self._append(
+            _limits=np.array([each.limit for each in params]),
+            _penalties=np.array([each.length_penalty for each in params]),
+            lengths=np.zeros(new, np.int64),
+            done=np.zeros(new, bool),
+            _can_improve=np.ones(new, bool),
+            _scores=begun,
+            tokens=tokens,
+            _ended=np.full((new, n), _WORST),
+            _is_real=np.zeros((new, n), bool),
+            _ended_lengths=np.zeros((new, n), np.int64),
+            _ended_tokens=tokens,
+        )
+
+    def join(self, others: BeamGroups) -> None:
+        """Take in the searches of another, of as many beams and the same stop ids, at the end."""
+        self._params += others._params
+        for one, other in ((self, others), (others, self)):
+            while one.tokens.shape[2] < other.tokens.shape[2]:
+                one.make_room()
+        self._append(**{name: getattr(others, name) for name in _ARRAYS})
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with the searches at some places, in that order."""
         self._params = [self._params[place] for place in places]
         chosen = np.array(places, np.int64)
-        for name in (
-            "_limits", "_penalties", "lengths", "done", "_can_improve", "_scores", "tokens",
-            "_ended", "_is_real", "_ended_lengths", "_ended_tokens",
-        ):  # fmt: skip
+        for name in _ARRAYS:
             setattr(self, name, getattr(self, name)[chosen])
 
     def advance(self, values: Floats, ids: Ids) -> Steps:
@@ -115,7 +126,8 @@ class BeamGroups:
         scores, parents = flat[searches, order], order // k
         tokens = ids.reshape(count, -1)[searches, order]
         self.lengths += 1
-        self._make_room()
+        if count and self.lengths.max() > self.tokens.shape[2]:
+            self.make_room()
         ends = self._stops[tokens] | (self.lengths >= self._limits)[:, None]
         self._finish(scores, parents, tokens, ends)
         running: Floats = scores + ends * _WORST
@@ -138,12 +150,16 @@ class BeamGroups:
             if self._is_real[place, i]
         ][: self._params[place].n]
 
-    def _make_room(self) -> None:
-        """Let sequences grow: their arrays double."""
-        if len(self) and self.lengths.max() > self.tokens.shape[2]:
-            for name in ("tokens", "_ended_tokens"):
-                array = getattr(self, name)
-                setattr(self, name, np.concatenate([array, np.zeros_like(array)], axis=2))
+    def _append(self, **rows: NDArray[Any]) -> None:
+        for name, more in rows.items():
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, more.astype(array.dtype, copy=False)]))
+
+    def make_room(self) -> None:
+        """Make room for twice as many tokens."""
+        for name in ("tokens", "_ended_tokens"):
+            array = getattr(self, name)
+            setattr(self, name, np.concatenate([array, np.zeros_like(array)], axis=2))
 
     def _finish(self, scores: Floats, parents: Ids, tokens: Ids, ends: NDArray[np.bool_]) -> None:
         """Take into the best ends those of the first candidates that end here."""
@@ -188,8 +204,3 @@ def _ranked(values: Floats, count: int) -> Ids:
     """Return the places of each row's `count` highest, best first, of a tie the earlier."""
     order: Ids = np.argsort(-values, axis=1, kind="stable")[:, :count]
     return order
-
-
-def _more(array: NDArray[Any], rows: Any) -> NDArray[Any]:
-    """Return an array with further rows."""
-    return np.concatenate([array, np.asarray(rows, array.dtype)])

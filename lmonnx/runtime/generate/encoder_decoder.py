@@ -96,22 +96,26 @@ class EncoderDecoder:
         parts = [self._encode(part) for part in _parts(sources)]
         return parts[0] if len(parts) == 1 else Sources.join(parts)
 
-    def step(self, tokens: Ids, lengths: Ids, sources: Sources, top: int) -> Scores:
-        """Run one token of each of the first R rows.
+    def step(
+        self, tokens: Ids, lengths: Ids, sources: Sources, top: int, *, first: int = 0
+    ) -> Scores:
+        """Run one token of each of R rows, from the row `first` on.
 
         Args:
             tokens: (R,), the last known token of each.
             lengths: (R,), how many tokens of each are in the cache already.
             sources: What they decode, R / n of them.
             top: How many of the best tokens to rank; 0 for none.
+            first: Where the rows start.
         """
         call = self._call
-        if call is None or not call.serves(sources, len(tokens), top):
+        rows = range(first, first + len(tokens))
+        if call is None or not call.serves(sources, rows, top):
             call = self._call = _Call(
                 self._decoder,
                 self.cache,
                 sources,
-                rows=len(tokens),
+                rows=rows,
                 vocabulary=self.vocabulary,
                 top=top,
             )
@@ -135,18 +139,19 @@ class _Call:
         cache: KVCache,
         sources: Sources,
         *,
-        rows: int,
+        rows: range,
         vocabulary: int,
         top: int,
     ) -> None:
-        self._sources, self._top = sources, top
-        self._ids = np.zeros((rows, 1), np.int64)
-        self._lengths = np.zeros(rows, np.int32)
+        self._sources, self._top, self._rows = sources, top, rows
+        count = len(rows)
+        self._ids = np.zeros((count, 1), np.int64)
+        self._lengths = np.zeros(count, np.int32)
         self._longest = np.zeros((), np.int32)
-        self._logits = np.empty((rows, 1, vocabulary), np.float32)
-        self._logprobs = np.empty((rows, 1, top), np.float32)
-        self._best = np.empty((rows, 1, top), np.int64)
-        own = cache.view(0, rows)
+        self._logits = np.empty((count, 1, vocabulary), np.float32)
+        self._logprobs = np.empty((count, 1, top), np.float32)
+        self._best = np.empty((count, 1, top), np.int64)
+        own = cache.view(rows.start, count)
         outputs: dict[str, NDArray[Any]] = {
             "logits": self._logits,
             **{f"present.{n}": a for n, a in own.items()},
@@ -167,8 +172,8 @@ class _Call:
             outputs,
         )
 
-    def serves(self, sources: Sources, rows: int, top: int) -> bool:
-        return self._sources is sources and len(self._ids) == rows and self._top == top
+    def serves(self, sources: Sources, rows: range, top: int) -> bool:
+        return self._sources is sources and self._rows == rows and self._top == top
 
     def run(self, tokens: Ids, lengths: Ids) -> Scores:
         self._ids[:, 0] = tokens

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -43,6 +44,10 @@ class Lane(ABC):
         """Take jobs in behind the others."""
 
     @abstractmethod
+    def join(self, lane: Any) -> None:
+        """Take in the jobs of another lane of this kind, behind the others."""
+
+    @abstractmethod
     def keep(self, places: Sequence[int]) -> None:
         """Go on with the jobs at some places, in that order."""
 
@@ -50,7 +55,8 @@ class Lane(ABC):
     def advance(self, scores: Scores) -> Moves | None:
         """Take every row's next token; return which rows go on from others.
 
-        Jobs that have ended say so; they are still here.
+        Jobs that have ended say so; they are still here. Where the beams of a job are all alike,
+        at their start, one row of each will do.
         """
 
 
@@ -75,6 +81,10 @@ class SingleLane(Lane):
     def add(self, jobs: Sequence[SourceJob]) -> None:
         """Take jobs in behind the others."""
         self.jobs += jobs
+
+    def join(self, lane: SingleLane) -> None:
+        """Take in the jobs of another lane, behind the others."""
+        self.jobs += lane.jobs
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with the jobs at some places, in that order."""
@@ -136,6 +146,11 @@ class BeamLane(Lane):
         self.jobs += jobs
         self._search.add([job.params for job in jobs])
 
+    def join(self, lane: BeamLane) -> None:
+        """Take in the jobs of another lane of this kind, behind the others."""
+        self.jobs += lane.jobs
+        self._search.join(lane._search)
+
     def keep(self, places: Sequence[int]) -> None:
         """Go on with the jobs at some places, in that order."""
         self.jobs = [self.jobs[place] for place in places]
@@ -143,15 +158,18 @@ class BeamLane(Lane):
 
     def advance(self, scores: Scores) -> Moves | None:
         """Take every beam's next token; return which rows go on from others."""
-        search, count = self._search, len(self.jobs)
-        shape = (count, self.kind.beams, -1)
-        values, ids = scores.top_logprobs.reshape(shape), scores.top_ids.reshape(shape)
+        search, count, n = self._search, len(self.jobs), self.kind.beams
+        values = scores.top_logprobs.reshape(count, -1, self._top)
+        ids = scores.top_ids.reshape(count, -1, self._top)
+        logits = scores.logits.reshape(count, -1, scores.logits.shape[-1])
+        if values.shape[1] < n:
+            values, ids = np.repeat(values, n, axis=1), np.repeat(ids, n, axis=1)
         if self.kind.bans:
             values[self._banned[ids]] = -np.inf
         for place, (job, length) in enumerate(zip(self.jobs, search.lengths.tolist(), strict=True)):
             if job.is_ruled or job.forced(length) is not None:
                 with Blame(job):
-                    self._rule(place, job, scores.logits, values[place], ids[place])
+                    self._rule(place, job, logits[place], values[place], ids[place])
         before = search.tokens
         steps = search.advance(values, ids)
         for place in np.flatnonzero(search.done).tolist():
@@ -160,7 +178,10 @@ class BeamLane(Lane):
         return _moves(steps.parents, before, search.lengths)
 
     def _rule(self, place: int, job: SourceJob, logits: Floats, values: Floats, ids: Ids) -> None:
-        """Put what the job's rules leave in the place of its rows' best: values, ids (n, k)."""
+        """Put what the job's rules leave in the place of its rows' best: values, ids (n, k).
+
+        `logits` are (n, V), or (1, V) where all beams are alike.
+        """
         length = int(self._search.lengths[place])
         forced = job.forced(length)
         if forced is not None:
@@ -168,7 +189,8 @@ class BeamLane(Lane):
             values[:, 0], ids[:, 0] = 0, forced
         elif job.is_ruled:
             n, k = values.shape
-            for beam, row in enumerate(log_softmax(logits[place * n : (place + 1) * n])):
+            rows = np.broadcast_to(log_softmax(logits), (n, logits.shape[1]))
+            for beam, row in enumerate(rows):
                 tokens = self._search.tokens[place, beam, :length].tolist()
                 ruled = job.ruled(beam, row, tokens)
                 ids[beam] = likeliest(ruled, k)

@@ -83,13 +83,26 @@ class Seq2SeqEngine(Turns[SourceJob]):
             return
         for _ in line:
             self._waiting.popleft()
-        if lane is None:
-            lane = self._lane = make_lane(kind, self._model.vocabulary)
-        lane.add(line)
-        parts = [self._model.encode([job.source for job in line])]
-        if self._sources is not None:
-            parts.insert(0, self._sources)
-        self._sources = parts[0] if len(parts) == 1 else Sources.join(parts)
+        sources = self._model.encode([job.source for job in line])
+        begun = make_lane(kind, self._model.vocabulary)
+        begun.add(line)
+        self._begin(begun, sources, live * kind.beams)
+        if lane is None or self._sources is None:
+            self._lane, self._sources = begun, sources
+        else:
+            lane.join(begun)
+            self._sources = Sources.join([self._sources, sources])
+
+    def _begin(self, lane: Lane, sources: Sources, first: int) -> None:
+        """Run each job's first token, one row for all its beams, in the rows from `first` on."""
+        count, beams = len(lane.jobs), lane.kind.beams
+        starts = np.array([job.start_id for job in lane.jobs], np.int64)
+        zeros = np.zeros(count * beams, np.int64)
+        lane.advance(self._model.step(starts, zeros[:count], sources, lane.top, first=first))
+        if beams > 1:
+            rows = first + np.arange(count * beams)
+            origins = first + np.repeat(np.arange(count), beams)
+            self._model.cache.copy_many(origins, rows, zeros, zeros + 1)
 
     def _next(self, kind: Kind, most: int) -> list[SourceJob]:
         """Return the first jobs in line of a kind, at most so many."""

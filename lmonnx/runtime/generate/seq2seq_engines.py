@@ -13,7 +13,7 @@ from lmonnx.runtime.generate.capacity import Capacity, make_row_cache
 from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder, check_pair, open_pair
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.seq2seq_engine import Seq2SeqEngine, in_order
-from lmonnx.runtime.generate.source_job import Finished, SourceJob
+from lmonnx.runtime.generate.source_job import Finished, Manner, SourceJob
 from lmonnx.runtime.session import SessionConfig
 
 # Requests of so many rows a thread are divided among the engines of one thread.
@@ -52,10 +52,9 @@ class Seq2SeqEngines:
             InputError: A source or an option is wrong, or does not fit.
         """
         samples = 1 if params.num_beams > 1 else params.n
+        manner = self._manner(params, start_id)
         jobs = [
-            self._job(source, params, start_id, index)
-            for source in sources
-            for index in range(samples)
+            SourceJob(source, manner, index=index) for source in sources for index in range(samples)
         ]
         for job in jobs:
             self._whole.check(job)
@@ -84,7 +83,7 @@ class Seq2SeqEngines:
         """
         if max(params.n, params.num_beams) > 1:
             raise InputError("a stream is of one answer: leave n and num_beams at 1")
-        job = self._job(source, params, start_id, 0)
+        job = SourceJob(source, self._manner(params, start_id))
         self._whole.check(job)
         return self._whole.chunks(job)
 
@@ -93,17 +92,13 @@ class Seq2SeqEngines:
         for engine in (self._whole, *self._singles):
             engine.close()
 
-    def _job(
-        self, source: Sequence[int], params: SamplingParams, start_id: int, index: int
-    ) -> SourceJob:
+    def _manner(self, params: SamplingParams, start_id: int) -> Manner:
         generation = self.generation
-        return SourceJob(
-            source,
+        return Manner(
             params,
             start_id=start_id,
             stop_ids=generation.stop_ids,
             vocabulary=generation.vocabulary,
-            index=index,
         )
 
     def _engines(self, rows: int) -> list[Seq2SeqEngine]:

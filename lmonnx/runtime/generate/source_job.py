@@ -39,28 +39,19 @@ class Kind:
     bans: tuple[int, ...]  # ids that no step may choose
 
 
-class SourceJob:
-    """One source in the engine; `width` rows decode it."""
+class Manner:
+    """How some sources are decoded: what their jobs have in common, prepared once."""
 
     def __init__(
-        self,
-        source: Sequence[int],
-        params: SamplingParams,
-        *,
-        start_id: int,
-        stop_ids: Sequence[int],
-        vocabulary: int,
-        index: int = 0,
+        self, params: SamplingParams, *, start_id: int, stop_ids: Sequence[int], vocabulary: int
     ) -> None:
         """Prepare a request.
 
         Args:
-            source: The encoder's tokens.
             params: How to decode; texts among them must be ids already.
             start_id: What the decoder starts with.
             stop_ids: The model's own.
             vocabulary: V.
-            index: Which of a prompt's samples it is.
 
         Raises:
             InputError: An option does not go with an encoder-decoder, or an id is none of V.
@@ -70,22 +61,40 @@ class SourceJob:
                 raise InputError(f"{name} means nothing for an encoder-decoder; leave it out")
         if params.bad_words:
             raise InputError("bad_words are texts; give their ids as bad_words_ids")
-        self.source = list(source)
         self.params, self.start_id = params, start_id
-        self._stops = ids_that_stop(params, stop_ids)
-        bans = lasting_bans(params, self._stops)
+        self.stop_ids = ids_that_stop(params, stop_ids)
+        self._vocabulary = vocabulary
+        bans = lasting_bans(params, self.stop_ids)
         self.is_ruled = bans is None  # a rule must see the rows of logits
         self.is_plain = bans is not None and params.temperature == 0
-        self.kind = Kind(params.num_beams, self._stops, bans or ())
-        self._forces = params.forced_eos_token_id is not None or bool(params.forced_ids)
-        # The first of them checks the ids of every rule, and serves where nothing is ruled.
-        self._rules = [
-            Rules(
-                params, prompt=[start_id], stop_ids=self._stops, vocabulary=vocabulary, encode=_none
-            )
-            for _ in range(self.width if self.is_ruled else 1)
-        ]
-        self._rng = None if params.temperature == 0 else random_numbers(params.seed, index)
+        self.kind = Kind(params.num_beams, self.stop_ids, bans or ())
+        self.forces = params.forced_eos_token_id is not None or bool(params.forced_ids)
+        self.rules()  # which refuses ids outside the vocabulary
+
+    def rules(self) -> Rules:
+        """Return the rules of a row, which remember what they have seen."""
+        return Rules(
+            self.params,
+            prompt=[self.start_id],
+            stop_ids=self.stop_ids,
+            vocabulary=self._vocabulary,
+            encode=_none,
+        )
+
+
+class SourceJob:
+    """One source in the engine; `width` rows decode it."""
+
+    def __init__(self, source: Sequence[int], manner: Manner, *, index: int = 0) -> None:
+        """Take a source's tokens; `index` tells the `n` samples of it apart."""
+        params = manner.params
+        self.source, self.manner = list(source), manner
+        self.params, self.start_id = params, manner.start_id
+        self.is_ruled, self.is_plain = manner.is_ruled, manner.is_plain
+        self.kind = manner.kind
+        draws = params.temperature > 0
+        self._rules: list[Rules] = []  # made when a row is first looked at
+        self._rng = random_numbers(params.seed, index) if draws else _UNUSED
         self.generated: list[int] = []  # where there is one row
         self.results: list[Finished] = []
         self.news: deque[int] = deque()
@@ -104,7 +113,7 @@ class SourceJob:
 
     def forced(self, length: int) -> int | None:
         """Return the token that must come after `length` of them, if one must."""
-        if not self._forces:
+        if not self.manner.forces:
             return None
         params = self.params
         if params.forced_eos_token_id is not None and length == params.limit - 1:
@@ -113,17 +122,19 @@ class SourceJob:
 
     def ruled(self, row: int, scores: Floats, tokens: Sequence[int]) -> Floats:
         """Return what the rules make of a row's scores (V,) after some tokens."""
+        if not self._rules:
+            self._rules = [self.manner.rules() for _ in range(self.width)]
         return self._rules[row].apply(scores, tokens)
 
     def pick(self, logits: Floats) -> int:
         """Return the next token of the only row, by the rules and the draw."""
-        return sample(self.ruled(0, logits, self.generated), self.params, self._rng or _UNUSED)
+        return sample(self.ruled(0, logits, self.generated), self.params, self._rng)
 
     def accept(self, token: int) -> None:
         """Take the next token of the only row."""
         self.generated.append(token)
         self.news.append(token)
-        if token in self._stops or len(self.generated) >= self.params.limit:
+        if token in self.manner.stop_ids or len(self.generated) >= self.params.limit:
             self.finish([(self.generated, None)])
 
     def finish(self, found: Sequence[tuple[Sequence[int], float | None]]) -> None:
@@ -131,7 +142,7 @@ class SourceJob:
         self.results = [
             Finished(
                 tuple(tokens),
-                "stop" if tokens and tokens[-1] in self._stops else "length",
+                "stop" if tokens and tokens[-1] in self.manner.stop_ids else "length",
                 score,
             )
             for tokens, score in found

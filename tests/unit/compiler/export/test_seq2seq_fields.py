@@ -5,6 +5,8 @@ import pytest
 
 from lmonnx.compiler.checkpoint import open_checkpoint
 from lmonnx.compiler.export import Engine, export
+from lmonnx.compiler.export.native.config import Config
+from lmonnx.compiler.export.native.seq2seq import SEQ2SEQS
 from lmonnx.compiler.export.native.seq2seq.plan import Distances
 from lmonnx.compiler.export.native.seq2seq.positions import buckets
 from lmonnx.errors import StageError, UnsupportedError
@@ -15,9 +17,71 @@ pytestmark = pytest.mark.compiler
 WRITERS = {"marian": write_marian, "t5": write_t5}
 
 
+# What published files state beside sizes and generation.
+_FAIRSEQ = {
+    "_num_labels": 3,
+    "activation_dropout": 0.0,
+    "add_bias_logits": False,
+    "classif_dropout": 0.0,
+    "decoder_layerdrop": 0.0,
+    "encoder_layerdrop": 0.0,
+    "extra_pos_embeddings": 2,
+    "force_bos_token_to_be_generated": True,
+    "init_std": 0.02,
+    "is_encoder_decoder": True,
+    "max_position_embeddings": 512,
+    "num_hidden_layers": 6,
+    "output_past": True,
+    "prefix": " ",
+    "vocab_size": 99,
+    "d_model": 16,
+    **{
+        f"{side}_{name}": 2
+        for side in ("encoder", "decoder")
+        for name in ("layers", "attention_heads", "ffn_dim")
+    },
+}
+_NORMS = ("normalize_before", "normalize_embedding", "add_final_layer_norm")
+_T5 = {
+    "d_ff": 8,
+    "d_kv": 4,
+    "d_model": 16,
+    "dropout_rate": 0.1,
+    "gradient_checkpointing": False,
+    "initializer_factor": 1.0,
+    "is_encoder_decoder": True,
+    "layer_norm_epsilon": 1e-6,
+    "num_heads": 2,
+    "num_layers": 2,
+    "output_past": True,
+    "vocab_size": 99,
+}
+PUBLISHED = {
+    "bart": {**_FAIRSEQ, **dict(zip(_NORMS, (False, True, False), strict=True))},
+    "m2m_100": _FAIRSEQ,
+    "marian": {**_FAIRSEQ, **dict.fromkeys(_NORMS, False), "static_position_embeddings": True},
+    "mbart": {**_FAIRSEQ, **dict.fromkeys(_NORMS, True), "static_position_embeddings": False},
+    "mt5": {**_T5, "tokenizer_class": "T5Tokenizer", "is_gated_act": True},
+    "pegasus": {**_FAIRSEQ, **dict(zip(_NORMS, (True, False, True), strict=True))},
+    "t5": {**_T5, "n_positions": 512, "dense_act_fn": "relu"},
+}
+
+
 def exported(folder, family="marian", **changes):
     source = WRITERS[family](folder / "source", **changes)
     return export(open_checkpoint(str(source)), folder / "bundle", verify=False)
+
+
+@pytest.mark.parametrize("family", SEQ2SEQS)
+def test_the_fields_of_published_files_are_known(family):
+    config = Config(PUBLISHED[family])
+    plan = SEQ2SEQS[family].read(config)
+    config.finish()
+    assert plan.context == {"mt5": 1024}.get(family, 512)
+
+
+def test_byt5_has_more_positions_since_its_tokens_are_bytes():
+    assert SEQ2SEQS["t5"].read(Config({**_T5, "tokenizer_class": "ByT5Tokenizer"})).source == 1024
 
 
 @pytest.mark.parametrize(

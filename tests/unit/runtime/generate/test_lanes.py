@@ -12,14 +12,14 @@ from lmonnx.runtime.generate.kv_cache import KVCache
 from lmonnx.runtime.generate.lanes import make_lane
 from lmonnx.runtime.generate.logprobs import likeliest, log_softmax
 from lmonnx.runtime.generate.params import SamplingParams
-from lmonnx.runtime.generate.source_job import SourceJob
+from lmonnx.runtime.generate.source_job import Manner, SourceJob
 
 V = 9
 
 
 def job(**options):
     params = SamplingParams(**{"max_new_tokens": 4} | options)
-    return SourceJob([3, 4], params, start_id=8, stop_ids=[0], vocabulary=V)
+    return SourceJob([3, 4], Manner(params, start_id=8, stop_ids=[0], vocabulary=V))
 
 
 def scores(logits, top):

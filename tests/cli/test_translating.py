@@ -1,0 +1,141 @@
+"""Encoder-decoders on the command line: `run`, and what `inspect` shows of them."""
+
+from dataclasses import replace
+
+import pytest
+
+import lmonnx
+from lmonnx.bundle.manifest import Languages, Place, Task
+from tests.cli.command_line import lines, only_line, run
+from tests.unit.runtime.generate.tiny_seq2seq import FOLDER, variant
+
+IDS = {"de": 260, "en": 261, "zh": 262}
+
+
+@pytest.fixture(scope="module")
+def model():
+    with lmonnx.load(FOLDER) as loaded:
+        yield loaded
+
+
+@pytest.fixture(scope="module")
+def several(tmp_path_factory):
+    """Give a translator from German into three languages."""
+    languages = Languages(IDS, Place.BEFORE, Place.FORCED, source="de")
+    return variant(tmp_path_factory.mktemp("several") / "bundle", languages=languages)
+
+
+@pytest.mark.parametrize("end", ["", "\n"])
+@pytest.mark.parametrize("arguments", [("-",), ("--file", "-")])
+def test_a_line_in_is_a_line_out_and_an_empty_one_stays_empty(model, arguments, end):
+    texts = ["one", "", "The third.", "   ", "two three"]
+    result = run("run", FOLDER, *arguments, stdin="\n".join(texts) + end)
+    assert result.exit_code == 0, result.output
+    assert result.stdout == "".join(f"{answer.text}\n" for answer in model(texts))
+
+
+def test_arguments_keep_their_line_breaks(model):
+    result = run("run", FOLDER, "one\n\nThe third.", "one")
+    assert result.stdout == f"{model('one')[0].text}\n\na\n{model('one')[0].text}\n"
+
+
+@pytest.mark.parametrize(
+    ("task", "key"),
+    [
+        ("translation", "translation_text"),
+        ("summarization", "summary_text"),
+        ("text2text-generation", "generated_text"),
+    ],
+)
+def test_json_has_the_keys_of_transformers(model, task, key):
+    found = lines(run("run", FOLDER, "one", "", "--task", task, "--json"))
+    assert [line[key] for line in found] == [model("one")[0].text, ""]
+    assert found[0]["score"] == model("one")[0].score
+    assert found[0]["finish_reason"] == "length"
+    assert found[1]["score"] is None
+
+
+def test_several_answers_are_a_list_a_text_best_first(model):
+    asked = ("one", "two three", "--num-beams", 3, "--num-samples", 2)
+    expected = model(["one", "two three"], replace(model.defaults, num_beams=3, n=2))
+    found = lines(run("run", FOLDER, *asked, "--json"))
+    assert [x["translation_text"] for line in found for x in line] == [x.text for x in expected]
+    assert [x["score"] for line in found for x in line] == [x.score for x in expected]
+    rows = run("run", FOLDER, *asked).stdout.splitlines()
+    assert rows == [f"{x.score:.4f}\t{x.text}" for x in expected]
+
+
+def test_options_stand_in_the_place_of_the_checkpoints_own(model):
+    def answers(*asked):
+        return [x["translation_text"] for x in lines(run("run", FOLDER, "one", *asked, "--json"))]
+
+    defaults = model.defaults
+    for asked, params in (
+        ((), defaults),
+        (("--num-beams", 1), replace(defaults, num_beams=1)),
+        (("--max-new-tokens", 3), replace(defaults, max_new_tokens=3)),
+        (("--length-penalty", 2), replace(defaults, length_penalty=2.0)),
+        (("--temperature", 2, "--seed", 7), replace(defaults, num_beams=1, temperature=2, seed=7)),
+        (("--no-repeat-ngram-size", 2), replace(defaults, no_repeat_ngram_size=2)),
+    ):
+        assert answers(*asked) == [x.text for x in model("one", params)]
+    assert answers("--prefix", "x") == [model("xone")[0].text]
+    parts = ("One. Two.", "--split", "sentences", "--json")
+    assert lines(run("run", FOLDER, *parts))[0]["translation_text"] == " ".join(
+        x.text for x in model(["One.", "Two."])
+    )
+
+
+def test_languages_are_chosen_by_their_codes(several):
+    with lmonnx.load(several) as model:
+        expected = [model("one", target_lang=code)[0].text for code in IDS]
+    for code, text in zip(IDS, expected, strict=True):
+        assert run("run", several, "one", "--target-lang", code).stdout == f"{text}\n"
+    assert "one of de, en, zh" in only_line(run("run", several, "one", "--target-lang", "xx"), 1)
+    assert "give target_lang" in only_line(run("run", several, "one"), 1)
+
+
+@pytest.mark.parametrize(
+    ("asked", "said"),
+    [
+        (("--num-beams", "0"), "num-beams"),
+        (("--num-beams", "1000"), "num_beams is 1000; give a whole number from 1 to 64"),
+        (("--num-beams", "9", "--slots", "4"), "slots=9"),
+        (("--num-samples", "5"), "raise num_beams"),
+        (("--max-new-tokens", "96"), "give at most 95"),
+        (("--max-new-tokens", "9", "--context-length", "9"), "give at most 8"),
+        (("--source-lang", "de"), "takes none"),
+        (("--temperature", "1", "--num-beams", "2"), "does not sample"),
+        (("--seed", "1"), "--temperature above 0"),
+        (("--top-p", "0.5"), "--temperature above 0"),
+        (("--top-k", "all"), "--top-k is a number"),
+        (("--stop", "x"), "--stop is not for translation"),
+        (("--chat",), "--chat is not for translation"),
+        (("--split", "words"), "split"),
+        (("--task", "text-generation"), "is for translation"),
+        (("--long", "window"), "long"),
+    ],
+)
+def test_what_cannot_be_is_one_clear_line(asked, said):
+    result = run("run", FOLDER, "one", *asked)
+    assert result.exit_code in {1, 2}
+    assert said in result.output
+    assert "Traceback" not in result.output
+
+
+def test_options_of_translation_are_refused_by_a_classifier(tiny_bundle):
+    for asked in (("--target-lang", "de"), ("--split", "none"), ("--prefix", "x")):
+        result = run("run", tiny_bundle, "x", *asked)
+        assert result.exit_code == 2
+        assert "not for text-classification" in result.output
+    assert "means nothing" in only_line(run("run", tiny_bundle, "x", "--slots", 2), 1)
+
+
+def test_inspect_names_languages_prefixes_and_the_start(several, tmp_path):
+    shown = run("inspect", several).stdout
+    assert "de, en, zh" in shown
+    assert "token 2" in shown
+    prefixes = {"summarization": "summarize: "}
+    asked = variant(tmp_path / "t5", prefixes=prefixes, task=Task.SUMMARIZATION)
+    assert "'summarize: '" in run("inspect", asked).stdout
+    assert "languages" not in run("inspect", FOLDER).stdout
