@@ -34,6 +34,7 @@ from lmonnx.runtime.pipelines.entities import Entity, Token
 from lmonnx.runtime.pipelines.feature_extraction import Embedder
 from lmonnx.runtime.pipelines.fill_mask import Fill, FillMasker
 from lmonnx.runtime.pipelines.question_answering import QuestionAnswerer
+from lmonnx.runtime.pipelines.summarization import Summarizer
 from lmonnx.runtime.pipelines.text_classification import (
     Classification,
     LabelScore,
@@ -41,7 +42,9 @@ from lmonnx.runtime.pipelines.text_classification import (
 )
 from lmonnx.runtime.pipelines.text_generation import TextGenerator
 from lmonnx.runtime.pipelines.text_ranking import Ranked, Reranker
+from lmonnx.runtime.pipelines.text_to_text import TextToText
 from lmonnx.runtime.pipelines.token_classification import TokenClassifier
+from lmonnx.runtime.pipelines.translation import Translator
 from lmonnx.runtime.pipelines.zero_shot import ZeroShot, ZeroShotClassifier
 from lmonnx.runtime.session import SessionConfig
 
@@ -71,11 +74,14 @@ __all__ = [
     "Score",
     "SessionConfig",
     "StageError",
+    "Summarizer",
     "TextClassifier",
     "TextGenerator",
+    "TextToText",
     "Token",
     "TokenClassifier",
     "TokenLogprob",
+    "Translator",
     "UnsupportedError",
     "ZeroShot",
     "ZeroShotClassifier",

@@ -10,6 +10,11 @@ from enum import StrEnum
 from typing import Any
 
 from lmonnx.bundle.fields import decode, encode
+from lmonnx.bundle.generation import CacheSpec as CacheSpec
+from lmonnx.bundle.generation import Generation as Generation
+from lmonnx.bundle.generation import Languages as Languages
+from lmonnx.bundle.generation import Place as Place
+from lmonnx.bundle.generation import Seq2Seq as Seq2Seq
 from lmonnx.errors import BundleError
 
 FORMAT = 1
@@ -117,7 +122,7 @@ class TokenizerSpec:
     padding_side: Side = Side.RIGHT
     truncation_side: Side = Side.RIGHT
     pad_type_id: int = 0
-    id_map: str | None = None  # file of model ids by tokenizer id, where they differ
+    id_map: str | None = None  # file of how ids come from the tokenizer (decision 14)
     mask_token: str | None = None
     unk_token: str | None = None
     clean_up_spaces: bool | None = None  # decoded text loses the spaces before punctuation
@@ -164,70 +169,6 @@ class EmbeddingSpec:
     default_prompt: str | None = None
     include_prompt: bool = True  # the prompt's tokens are pooled too
     lower_case: bool = False  # text is lowered before it is tokenized
-
-
-@dataclass(frozen=True, slots=True)
-class CacheSpec:
-    """The KV cache of a decoder: L × 2 arrays (slots, K, T, D) of float32.
-
-    Layer i's are `past_key_values.{i}.key` and `.value`, written in place as `present.{i}.…`.
-    """
-
-    layers: int
-    heads: int  # K
-    head_size: int  # D
-
-
-class Place(StrEnum):
-    """Where a language's token stands."""
-
-    BEFORE = "before"  # before the source's tokens
-    AFTER = "after"  # after the source's tokens, its end included
-    START = "start"  # in the place of the token that the decoder starts with
-    FORCED = "forced"  # the first token that the decoder must choose
-    NONE = "none"
-
-
-@dataclass(frozen=True, slots=True)
-class Languages:
-    """The languages of a model: codes → token ids, where they stand, and which are the defaults."""
-
-    ids: Mapping[str, int]
-    source_place: Place
-    target_place: Place
-    source: str | None = None
-    target: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Seq2Seq:
-    """What an encoder-decoder has beside a decoder (docs/decisions/0013-seq2seq.md).
-
-    The decoder starts with `start_id`; `prefixes` are what stands before a text, by the task's
-    name in the checkpoint ("translation_en_to_de").
-    """
-
-    start_id: int | None
-    languages: Languages | None = None
-    prefixes: Mapping[str, str] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Generation:
-    """How a decoder generates; `context` is the most tokens that prompt and completion may have.
-
-    `defaults` are the checkpoint's sampling settings, in transformers' names; `chat_template` is
-    the file of the jinja template; `seq2seq` is set where an encoder reads the source.
-    """
-
-    context: int
-    vocabulary: int  # V, the width of the logits
-    cache: CacheSpec
-    stop_ids: tuple[int, ...]
-    bos_id: int | None = None
-    chat_template: str | None = None
-    defaults: Mapping[str, Any] | None = None
-    seq2seq: Seq2Seq | None = None
 
 
 @dataclass(frozen=True, slots=True)

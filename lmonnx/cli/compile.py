@@ -228,14 +228,16 @@ def quantize(
     The drop against BUNDLE is measured on --data, which is what `lmonnx eval` reads: of accuracy,
     of F1 for entities and answers, of a correlation for scores and embeddings. Without it 500
     sentences that come with lmonnx serve, and BUNDLE's own answers are the truth. Decoders are held
-    to their perplexity on --data, a plain text, or on half of the sentences.
+    to their perplexity on --data, a plain text, or on half of the sentences. Encoder-decoders are
+    held to BLEU and the like on --data with references, else to how likely BUNDLE's own answers
+    remain, of the lines of --data or of half of the sentences.
     """
     require_extra("quantize")
     from lmonnx.compiler.quantize import quantize as stage
 
     before = Bundle.open(bundle)
     given: dict[str, Any] = _of_blocks(before, blocks)
-    if data and before.manifest.generation is not None:
+    if data and _is_plain(data, before):
         given["text"] = read_text(data)
     elif data:
         given["examples"] = read_data(data, before.manifest.task, Columns(text, label, text_pair))
@@ -252,6 +254,14 @@ def quantize(
             **given,
         )
     _report(before, made, as_json=as_json)
+
+
+def _is_plain(data: Path, bundle: Bundle) -> bool:
+    """Say whether data is read as running text, without labels."""
+    generation = bundle.manifest.generation
+    if generation is None:
+        return False
+    return generation.seq2seq is None or data.suffix.lower() not in {".tsv", ".csv", ".jsonl"}
 
 
 def _of_blocks(bundle: Bundle, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,6 +287,8 @@ def _report(before: Bundle, made: Bundle, *, as_json: bool) -> None:
 def _print_perplexity(before: Bundle, made: Bundle) -> None:
     metrics = _metrics(made)
     shown = {}
+    if "measured" in metrics:
+        shown["drop"] = f"{metrics['drop']:.4f} of {metrics['measured']}"
     for role, found in metrics["graphs"].items():
         low, high = found["interval"]
         name = "perplexity" if len(metrics["graphs"]) == 1 else f"perplexity, {role}"

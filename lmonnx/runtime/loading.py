@@ -63,8 +63,13 @@ def load(
     names = (providers,) if isinstance(providers, str) else tuple(providers)
     config = choose(bundle, names, threads, max_tokens)
     served = _task(bundle, task)
-    ours = {"max_tokens": max_tokens, "long": long}
-    theirs = {"context": context, "slots": slots, "cache_bytes": cache_bytes, "draft": draft}
+    ours: dict[str, Any] = {"max_tokens": max_tokens, "long": long}
+    theirs: dict[str, Any] = {
+        "context": context,
+        "slots": slots,
+        "cache_bytes": cache_bytes,
+        "draft": draft,
+    }
     generates = served in GENERATORS or served in REWRITERS
     unfit = ours if generates else theirs
     if served in REWRITERS:

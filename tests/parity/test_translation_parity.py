@@ -11,8 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
-from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
 
 import lmonnx
 from lmonnx.compiler.checkpoint import open_checkpoint
@@ -93,12 +91,17 @@ def bundle(case, tmp_path_factory) -> Path:
 
 @cache
 def reference(folder: Path):
+    import torch
+    from transformers import AutoModelForSeq2SeqLM, AutoTokenizer
+
     tokenizer = AutoTokenizer.from_pretrained(folder)
     return tokenizer, AutoModelForSeq2SeqLM.from_pretrained(folder, dtype=torch.float32).eval()
 
 
 def written(folder: Path, text: str, beams: int) -> tuple[tuple[int, ...], str]:
     """Return the tokens after the start, the end included, and the text."""
+    import torch
+
     tokenizer, model = reference(folder)
     asked = tokenizer(text, return_tensors="pt", truncation=True, return_token_type_ids=False)
     with torch.inference_mode():
@@ -140,6 +143,9 @@ def test_export_verifies_against_transformers(case, bundle):
 
 def test_another_checkpoint_is_refused(case, bundle, tmp_path):
     """The same shapes with one weight matrix changed write something else."""
+    import torch
+    from transformers import AutoModelForSeq2SeqLM
+
     if case is not CASES["pegasus"]:
         pytest.skip("one is enough")
     tokenizer, _ = reference(case.folder)

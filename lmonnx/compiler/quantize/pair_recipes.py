@@ -9,8 +9,8 @@ from lmonnx.compiler.quantize.decoder_graph import BY_ROWS, SEVEN_BIT_TABLE, For
 from lmonnx.compiler.quantize.graph_source import GraphSource
 from lmonnx.compiler.quantize.recipes import HEADS, Method, Plan
 
-# Of marian-multi30k-de-en every value is within 5.2, of T5 those before its down projections are
-# not; see docs/decisions/0013.
+# Every value of marian-multi30k-de-en is within 5.2. One scale for all rows loses no BLEU against a
+# scale a row there, and saves half of the nodes.
 STEADY = 6.0
 
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmonnx.errors import InputError, UnsupportedError
+from lmonnx.errors import UnsupportedError
 from lmonnx.measure.edits import character_errors, edit_distance, exact_matches
 from lmonnx.measure.written import MEASURES, TASKS, Written, check_installed
 
