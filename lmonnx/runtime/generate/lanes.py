@@ -17,6 +17,10 @@ from lmonnx.runtime.generate.turns import Blame
 from lmonnx.runtime.numerics import Floats
 
 
+# Up to so much, a probability can be taken from 1 without a loss of digits.
+_EXACT = 0.5
+
+
 class Lane(ABC):
     """Jobs of one kind, whose rows are a batch: n rows a job, in the order of the jobs."""
 
@@ -164,6 +168,8 @@ class BeamLane(Lane):
         logits = scores.logits.reshape(count, -1, scores.logits.shape[-1])
         if values.shape[1] < n:
             values, ids = np.repeat(values, n, axis=1), np.repeat(ids, n, axis=1)
+        if self.kind.renormalizes:
+            values -= _log_left(logits, values, ids, self.kind.bans)
         if self.kind.bans:
             values[self._banned[ids]] = -np.inf
         for place, (job, length) in enumerate(zip(self.jobs, search.lengths.tolist(), strict=True)):
@@ -200,6 +206,26 @@ class BeamLane(Lane):
 def make_lane(kind: Kind, vocabulary: int) -> Lane:
     """Return an empty lane for jobs of a kind."""
     return SingleLane(kind) if kind.beams == 1 else BeamLane(kind, vocabulary)
+
+
+def _log_left(logits: Floats, values: Floats, ids: Ids, bans: tuple[int, ...]) -> Floats:
+    """Return the log of the probability that bans leave in each row: (G, n, 1).
+
+    Args:
+        logits: (G, n or 1, V).
+        values: (G, n, k), the log-probabilities of each row's best.
+        ids: (G, n, k), their tokens.
+        bans: What must not be chosen.
+    """
+    highest = np.take_along_axis(logits, ids[:, : logits.shape[1], :1], axis=2)
+    best = values[:, : logits.shape[1], :1]
+    banned = np.exp(logits[..., bans] - highest + best).sum(axis=2, keepdims=True)
+    if (banned < _EXACT).all():
+        left: Floats = np.log1p(-banned)
+        return left
+    kept = log_softmax(logits)
+    kept[..., bans] = -np.inf
+    return np.logaddexp.reduce(kept, axis=2, keepdims=True)
 
 
 def _moves(parents: Ids, before: Ids, lengths: Ids) -> Moves | None:

@@ -53,6 +53,7 @@ class SamplingParams:
     logit_bias: Mapping[int, float] | None = None
     forced_ids: tuple[int, ...] = ()
     forced_eos_token_id: int | None = None
+    renormalize_logits: bool = False
     stop: tuple[str, ...] = ()
     stop_ids: tuple[int, ...] = ()
     ignore_eos: bool = False
@@ -201,8 +202,9 @@ def _check_choices(params: SamplingParams) -> None:
         raise InputError(
             f"temperature is {params.temperature!r}; give 0 (greedy) or at least {COLDEST:g}"
         )
-    if type(params.ignore_eos) is not bool:
-        raise InputError(f"ignore_eos is {params.ignore_eos!r:.40}; give True or False")
+    for name in ("ignore_eos", "renormalize_logits"):
+        if type(value := getattr(params, name)) is not bool:
+            raise InputError(f"{name} is {value!r:.40}; give True or False")
     if type(params.early_stopping) is not bool and params.early_stopping != "never":
         raise InputError(
             f"early_stopping is {params.early_stopping!r:.40}; give False, True or 'never'"

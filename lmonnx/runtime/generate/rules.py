@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from lmonnx.errors import InputError
 from lmonnx.runtime.generate.history import History
+from lmonnx.runtime.generate.logprobs import log_softmax
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.numerics import Floats
 
@@ -67,6 +68,8 @@ class Rules:
             _suppressed(params),
         )
         self._rules: list[Rule] = [rule for rule in made if rule is not None]
+        if self._rules and renormalizes(params):
+            self._rules.append(_normalize)
         counts = (params.repetition_penalty, params.frequency_penalty, params.presence_penalty)
         self._history = History(
             prompt if self._rules else (),
@@ -110,6 +113,11 @@ def lasting_bans(params: SamplingParams, stop_ids: Sequence[int]) -> tuple[int, 
         return None
     words = {word[0] for word in params.bad_words_ids if word[0] not in stop_ids}
     return tuple(sorted(words.union(params.suppress_tokens)))
+
+
+def renormalizes(params: SamplingParams) -> bool:
+    """Say whether scores change where they are made to sum to one again: where beams compete."""
+    return params.renormalize_logits and params.num_beams > 1
 
 
 def _bias(params: SamplingParams) -> Rule | None:
@@ -215,6 +223,11 @@ def _suppressed(params: SamplingParams) -> Rule | None:
         row[ids] = -np.inf
 
     return rule if len(ids) else None
+
+
+def _normalize(row: Floats, _: History) -> None:
+    if row.max() > -np.inf:
+        row[:] = log_softmax(row)
 
 
 def _force(row: Floats, token: int) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 
 from lmonnx.errors import InputError
 from lmonnx.runtime.generate.params import SamplingParams
-from lmonnx.runtime.generate.rules import Rules, lasting_bans
+from lmonnx.runtime.generate.rules import Rules, lasting_bans, renormalizes
 from lmonnx.runtime.generate.sampled import random_numbers
 from lmonnx.runtime.generate.sampling import sample
 from lmonnx.runtime.generate.stopping import ids_that_stop
@@ -37,6 +37,7 @@ class Kind:
     beams: int
     stop_ids: tuple[int, ...]
     bans: tuple[int, ...]  # ids that no step may choose
+    renormalizes: bool = False  # the probabilities that the bans leave sum to one
 
 
 class Manner:
@@ -67,7 +68,8 @@ class Manner:
         bans = lasting_bans(params, self.stop_ids)
         self.is_ruled = bans is None  # a rule must see the rows of logits
         self.is_plain = bans is not None and params.temperature == 0
-        self.kind = Kind(params.num_beams, self.stop_ids, bans or ())
+        normal = bool(bans) and renormalizes(params)
+        self.kind = Kind(params.num_beams, self.stop_ids, bans or (), normal)
         self.forces = params.forced_eos_token_id is not None or bool(params.forced_ids)
         self.rules()  # which refuses ids outside the vocabulary
 

@@ -19,6 +19,7 @@ _SAME = (
     "repetition_penalty",
     "bad_words_ids",
     "suppress_tokens",
+    "renormalize_logits",
 )
 # Settings of chance, with what transformers takes where only `do_sample` is set.
 _CHANCE: Mapping[str, Any] = {

@@ -72,7 +72,7 @@ def test_one_wrong_prompt_of_many_leaves_nothing_running(tiny):
 @pytest.mark.parametrize(
     "options",
     [{"max_tokens": 64}, {"long": "window"}, {"task": "fill-mask"}, {"context": 161}, {"slots": 0},
-     {"context": True}, {"cache_bytes": -1}, {"slots": 4, "cache_bytes": 100}, {"slots": 1000},
+     {"context": True}, {"cache_bytes": -1}, {"slots": 4, "cache_bytes": 100}, {"slots": 5000},
      {"draft": 8}],
     ids=str,
 )  # fmt: skip
