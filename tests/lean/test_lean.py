@@ -22,6 +22,7 @@ ALLOWED_IN = {  # of extras, imported when they are needed
 }
 SANDBOX = "lmonnx.runtime.generate.chat_sandbox"  # subclasses what jinja2 has
 DECODER = ROOT / "tests" / "unit" / "runtime" / "generate" / "tiny-decoder"
+PAIR = DECODER.with_name("tiny-seq2seq")
 LEAN = ("runtime", "bundle", "measure", "errors", "progress")
 
 
@@ -81,6 +82,19 @@ def test_generating_loads_no_heavy_module_and_a_chat_jinja2():
     plain, chat = (set(line.split()) for line in ran.stdout.splitlines())
     assert not HEAVY & plain
     assert HEAVY & chat == {"jinja2"}
+
+
+def test_translating_loads_no_heavy_module():
+    code = (
+        "import sys, lmonnx\n"
+        "model = lmonnx.load(sys.argv[1])\n"
+        "answers = model(['a b', '', 'b'])\n"
+        "print(len(answers), *{name.partition('.')[0] for name in sys.modules})\n"
+    )
+    ran = run(code, str(PAIR))
+    assert ran.returncode == 0, ran.stderr
+    count, *loaded = ran.stdout.split()
+    assert count == "3" and not HEAVY & set(loaded)
 
 
 def test_importing_without_onnxruntime_says_which_extra_to_install():
