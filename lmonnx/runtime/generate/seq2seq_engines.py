@@ -17,7 +17,7 @@ from lmonnx.runtime.generate.source_job import Finished, Manner, SourceJob
 from lmonnx.runtime.session import SessionConfig
 
 # Requests of so many rows a thread are divided among the engines of one thread.
-BULK_ROWS = 16
+BULK_ROWS = 4
 
 
 class Seq2SeqEngines:
