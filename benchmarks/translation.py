@@ -5,11 +5,11 @@ r"""Time encoder-decoders beside CTranslate2, torch and optimum: speed, BLEU and
     python benchmarks/translation.py memory    # peak of a process that translates the 500
 
 Every contender is a process of its own, stopped while another is timed; each round goes through all
-in a new order, every variant of each; the best round of the best variant counts. Memory is taken of
-new processes, each with the fastest variant that `real` found. `--rounds 1 --limit 50` is a trial,
-of which nothing is kept. `--int8 DIR`, `--fp32 DIR` take bundles that are there, of `fixed`
-`--marian DIR` and `--t5-small DIR`; others are made by lmonnx's own commands. Samples go to
-benchmarks/results/<cpu>/translation/<what>.json.
+in a new order, with every variant that was not far behind in the first; the best round of the best
+variant counts. Memory is taken of new processes, each with the fastest variant that `real` found.
+`--rounds 1 --limit 50` is a trial, of which nothing is kept. `--only NAME` leaves out of `real` the
+rivals whose name does not start so. `--int8 DIR`, `--fp32 DIR` take bundles that are there, of `fixed` `--marian DIR` and `--t5-small DIR`; others are made by lmonnx's own
+commands. Samples go to benchmarks/results/<cpu>/translation/<what>.json.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from table import render
 from translation_table import RIVALS, Samples, best, memory_rows, speed_rows
 from workload import locate
 
+# Of a contender only variants within so many times its fastest are run after the first round.
+NEAR = 1.5
 SENTENCES, NEW, BEAMS, TOGETHER = 500, 32, (1, 4), (1, 16)
 REAL = {"shared": "models/marian-multi30k-de-en"}
 DATA = (
@@ -95,6 +97,8 @@ class Field:
                     entry = found[name][variant]
                     entry["seconds"].append(reply["seconds"])
                     entry |= {key: reply[key] for key in ("answers", "peak_mib")}
+            if turn == 1:
+                runs = [(name, variant) for name, variant in runs if _is_near(found[name], variant)]
             print(f"{work.name}: {'warm' if not turn else f'round {turn}'}", file=sys.stderr)
         return found
 
@@ -107,6 +111,8 @@ def real(arguments: argparse.Namespace) -> dict[str, Any]:
     with ExitStack() as stack:
         field = Field(arguments.threads, stack)
         for name, (script, environment, _) in RIVALS.items():
+            if not name.startswith(arguments.only):
+                continue
             field.enter(name, script, environment, materials.checkpoint, materials.cache)
         for name, bundle in _bundles(materials, arguments).items():
             field.enter(name, *OURS, bundle, materials.cache)
@@ -192,6 +198,11 @@ def _bleu(answers: Sequence[str], references: Sequence[str]) -> tuple[float, str
     return round(score, 3), metric.get_signature().format()
 
 
+def _is_near(samples: Samples, variant: str) -> bool:
+    """Say whether a variant may yet turn out to be the fastest of its contender."""
+    return min(samples[variant]["seconds"]) <= NEAR * min(best(samples)[1]["seconds"])
+
+
 def _lines(path: Path) -> list[str]:
     return path.read_text(encoding="utf-8").split("\n")[:SENTENCES]
 
@@ -236,6 +247,7 @@ def _arguments() -> argparse.Namespace:
     add("what", choices=("real", "fixed", "memory"))
     for bundle in ("int8", "fp32", "marian", "t5-small"):
         add(f"--{bundle}", type=Path, metavar="DIR")
+    add("--only", default="", metavar="NAME")
     add("--rounds", type=int, default=5)
     add("--threads", type=int, default=2)
     add("--limit", type=int, default=SENTENCES, help="sentences; fewer are a trial")

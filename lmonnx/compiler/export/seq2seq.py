@@ -49,11 +49,15 @@ SETTINGS = (
     "epsilon_cutoff",
     "eta_cutoff",
     "force_words_ids",
+    "guidance_scale",
     "max_new_tokens",
     "min_new_tokens",
     "min_p",
+    "penalty_alpha",
     "renormalize_logits",
     "sequence_bias",
+    "stop_strings",
+    "watermarking_config",
 )
 
 

@@ -16,7 +16,6 @@ from lmonnx.runtime.generate.source_job import Kind, SourceJob
 from lmonnx.runtime.generate.turns import Blame
 from lmonnx.runtime.numerics import Floats
 
-
 # Up to so much, a probability can be taken from 1 without a loss of digits.
 _EXACT = 0.5
 

@@ -92,6 +92,7 @@ class Seq2SeqEngine(Turns[SourceJob]):
         else:
             lane.join(begun)
             self._sources = Sources.join([self._sources, sources])
+        self._leave()  # whoever has ended with the first token
 
     def _begin(self, lane: Lane, sources: Sources, first: int) -> None:
         """Run each job's first token, one row for all its beams, in the rows from `first` on."""

@@ -12,6 +12,8 @@ from typing import Any, Generic, Protocol, TypeVar
 
 from lmonnx.errors import InputError, LmonnxError
 
+_CLOSED = "the model was closed before the answer was done"
+
 
 class Waited(Protocol):
     """A job as whoever waits for it sees it; `news` are what has come of it since."""
@@ -97,7 +99,7 @@ class Turns(ABC, Generic[J]):
         with self._turn:
             self._closed = True
             self._turn.wait_for(lambda: not self._stepping)
-            self._abandon(InputError("the model was closed before the answer was done"))
+            self._abandon(InputError(_CLOSED))
             self._turn.notify_all()
 
     @abstractmethod
@@ -131,7 +133,11 @@ class Turns(ABC, Generic[J]):
                     return
                 self._stepping = True
             try:
-                self.step()
+                # Whoever closes may wait for long until none of many threads steps.
+                if self._closed:
+                    self._abandon(InputError(_CLOSED))
+                else:
+                    self.step()
             except BaseException as error:
                 # A step that was cut short leaves rows of which nothing is known any more.
                 self._abandon(error)

@@ -39,8 +39,12 @@ _NOT_BUILT: Mapping[str, tuple[Any, ...]] = {
     "eta_cutoff": (None, 0),
     "exponential_decay_length_penalty": (None,),
     "force_words_ids": (None, []),
+    "guidance_scale": (None, 1),
     "num_beam_groups": (None, 1),
+    "penalty_alpha": (None, 0),
     "sequence_bias": (None, {}, []),
+    "stop_strings": (None, "", []),
+    "watermarking_config": (None,),
 }
 
 
@@ -79,7 +83,10 @@ def default_params(generation: Generation, *, context: int) -> SamplingParams:
 
 def unmet(generation: Generation) -> str | None:
     """Return a setting of the checkpoint that changes answers and is not built, with its value."""
-    for name, value in (generation.defaults or {}).items():
+    stated = generation.defaults or {}
+    if stated.get("do_sample") is True and (stated.get("num_beams") or 1) > 1:
+        return f"do_sample = True of num_beams = {stated['num_beams']}"
+    for name, value in stated.items():
         if name in _NOT_BUILT and value not in _NOT_BUILT[name]:
             return f"{name} = {value!r:.60}"
     return None

@@ -79,15 +79,20 @@ def test_logits_of_nan_are_the_fault_of_their_row_alone():
 
 
 @settings(max_examples=30, deadline=None)
-@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from([(), (5,), (2, 7)]))
-def test_ruled_beams_are_those_of_bans_alone(seed, beams, bans):
+@given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from([(), (5,), (2, 7), range(2, 8)]),
+       st.booleans())  # fmt: skip
+def test_ruled_beams_are_those_of_bans_alone(seed, beams, bans, normal):
     """A rule without effect sends a job through whole rows of logits: the same search."""
-    options = {"num_beams": beams, "n": beams, "suppress_tokens": bans, "max_new_tokens": 5}
+    options = {"num_beams": beams, "n": beams, "suppress_tokens": tuple(bans), "max_new_tokens": 5}
+    options["renormalize_logits"] = normal
     plain, ruled = job(**options), job(**options, logit_bias={1: 0.0})
     for one in (plain, ruled):
         run(lane_of(one), np.random.default_rng(seed), 5)
     assert ruled.is_ruled and not plain.is_ruled
-    assert plain.results == ruled.results and plain.results
+    assert [each.token_ids for each in plain.results] == [each.token_ids for each in ruled.results]
+    for one, other in zip(plain.results, ruled.results, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-5 if normal else 0, rel=0)
+    assert plain.results
     assert not {t for found in plain.results for t in found.token_ids} & set(bans)
 
 

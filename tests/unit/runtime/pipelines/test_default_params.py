@@ -27,6 +27,8 @@ def params(context=512, **defaults):
          {"max_new_tokens": 256, "num_beams": 6, "length_penalty": 0.6, "early_stopping": True,
           "forced_eos_token_id": 2, "bad_words_ids": ((7,), (8, 9)), "no_repeat_ngram_size": 3,
           "forced_ids": (0,)}),
+        ({"renormalize_logits": True, "num_beams": 6},
+         {"max_new_tokens": 256, "num_beams": 6, "renormalize_logits": True}),
         ({"do_sample": True, "top_p": 0.9}, {"max_new_tokens": 256, "temperature": 1.0, "top_k": 50,
                                              "top_p": 0.9}),
         ({"do_sample": False, "top_k": 50, "temperature": 0.7, "num_beams": 1},
@@ -53,3 +55,14 @@ def test_a_setting_that_is_not_built_is_said_unless_params_are_given(load):
     with pytest.raises(UnsupportedError, match="not built"):
         model.stream("x")
     assert model("x", model.defaults)[0].completion_tokens <= 8
+
+
+@pytest.mark.parametrize(
+    "stated",
+    [{"do_sample": True, "num_beams": 3}, {"penalty_alpha": 0.6}, {"guidance_scale": 2.0},
+     {"stop_strings": ["."]}, {"begin_suppress_tokens": [9]}, {"num_beam_groups": 2}],
+    ids=str,
+)  # fmt: skip
+def test_settings_that_are_not_built_have_their_name_said(load, stated):
+    with pytest.raises(UnsupportedError, match=next(iter(stated))):
+        load(defaults={"max_length": 9, **stated})("x")
