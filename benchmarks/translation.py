@@ -8,8 +8,9 @@ Every contender is a process of its own, stopped while another is timed; each ro
 in a new order, with every variant that was not far behind in the first; the best round of the best
 variant counts. Memory is taken of new processes, each with the fastest variant that `real` found.
 `--rounds 1 --limit 50` is a trial, of which nothing is kept. `--only NAME` leaves out of `real` the
-rivals whose name does not start so. `--int8 DIR`, `--fp32 DIR` take bundles that are there, of `fixed` `--marian DIR` and `--t5-small DIR`; others are made by lmonnx's own
-commands. Samples go to benchmarks/results/<cpu>/translation/<what>.json.
+rivals whose name does not start so. `--int8 DIR`, `--fp32 DIR` take bundles that are there, of
+`fixed` `--marian DIR` and `--t5-small DIR`; others are made by lmonnx's own commands. Samples go to
+benchmarks/results/<cpu>/translation/<what>.json.
 """
 
 from __future__ import annotations

@@ -247,6 +247,7 @@ def test_settings_that_are_not_built_are_refused(folder, tmp_path, setting):
         assert model("film", replace(model.defaults, max_new_tokens=3))
 
 
+@pytest.mark.parametrize("settled", ["t5"], indirect=True)
 @pytest.mark.parametrize(
     ("task", "asked", "prefix"),
     [
@@ -258,8 +259,6 @@ def test_settings_that_are_not_built_are_refused(folder, tmp_path, setting):
     ],
 )
 def test_the_prefix_of_a_task_stands_before_a_text(settled, task, asked, prefix):
-    if settled.name != "t5":
-        pytest.skip("only T5 has prefixes")
     wanted = [settled.wanted(text, said=f"{prefix}: " if prefix else "") for text in TEXTS]
     with lmonnx.load(settled.bundle, task=task, threads=1) as model:
         found = model(TEXTS, **asked)

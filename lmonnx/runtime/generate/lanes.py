@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from lmonnx.errors import InputError
 from lmonnx.runtime.generate.beam_groups import BeamGroups
 from lmonnx.runtime.generate.encoder_decoder import Scores
 from lmonnx.runtime.generate.logprobs import likeliest, log_softmax
@@ -167,6 +168,11 @@ class BeamLane(Lane):
         logits = scores.logits.reshape(count, -1, scores.logits.shape[-1])
         if values.shape[1] < n:
             values, ids = np.repeat(values, n, axis=1), np.repeat(ids, n, axis=1)
+        for place in np.flatnonzero(np.isnan(values).any(axis=(1, 2))).tolist():
+            self.jobs[place].error = InputError(
+                "the model gave NaN; the bundle is damaged or the text is beyond it"
+            )
+            values[place], ids[place] = -np.inf, 0
         if self.kind.renormalizes:
             values -= _log_left(logits, values, ids, self.kind.bans)
         if self.kind.bans:

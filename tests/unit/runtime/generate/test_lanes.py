@@ -78,6 +78,15 @@ def test_logits_of_nan_are_the_fault_of_their_row_alone():
     assert isinstance(jobs[0].error, InputError) and jobs[1].generated == [8]
 
 
+def test_beams_of_nan_are_the_fault_of_their_job_alone():
+    jobs = [job(num_beams=2), job(num_beams=2)]
+    lane = lane_of(*jobs)
+    given_scores = scores(np.zeros((2, V)), lane.top)
+    given_scores.top_logprobs[0] = np.nan
+    lane.advance(given_scores)
+    assert isinstance(jobs[0].error, InputError) and jobs[1].error is None
+
+
 @settings(max_examples=30, deadline=None)
 @given(st.integers(0, 10**6), st.integers(2, 4), st.sampled_from([(), (5,), (2, 7), range(2, 8)]),
        st.booleans())  # fmt: skip
