@@ -9,7 +9,7 @@ from lmonnx.errors import InputError
 from lmonnx.runtime.generate.kv_cache import KVCache, token_bytes
 
 SLOTS = 8
-ROWS = 128  # of an encoder-decoder, whose rows are many and short
+ROWS = 64  # of an encoder-decoder, whose rows are many and short
 CACHE_BYTES = 2 * 2**30
 MOST_SLOTS = 1024
 

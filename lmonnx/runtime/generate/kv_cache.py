@@ -31,6 +31,11 @@ class KVCache:
         """The most memory that the cache can take."""
         return self._all.nbytes
 
+    @property
+    def token_bytes(self) -> int:
+        """The bytes that one token takes."""
+        return self.bytes // (self.slots * self.length)
+
     def view(self, first: int, count: int) -> dict[str, Array]:
         """Return "{layer}.key" and "{layer}.value" of `count` slots: (count, K, T, D), no copy."""
         stop = first + count

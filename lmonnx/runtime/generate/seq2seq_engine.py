@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from itertools import takewhile
 
 import numpy as np
 
@@ -14,6 +13,8 @@ from lmonnx.runtime.generate.lanes import Lane, make_lane
 from lmonnx.runtime.generate.source_job import Kind, SourceJob
 from lmonnx.runtime.generate.turns import Turns
 
+# The keys and values of the sources of a batch take at most this, if they are several.
+SOURCE_BYTES = 2**26
 # Sources join a batch that runs when so large a part of its rows is free, or all that wait fit.
 FREE_PART = 4
 
@@ -29,6 +30,7 @@ class Seq2SeqEngine(Turns[SourceJob]):
         """Run a model whose sources have at most `positions` tokens."""
         super().__init__()
         self._model, self._positions = model, positions
+        self._tokens = SOURCE_BYTES // model.cache.token_bytes
         self._rows, self._context = model.cache.slots, model.cache.length
         self._waiting: deque[SourceJob] = deque()
         self._lane: Lane | None = None
@@ -106,9 +108,21 @@ class Seq2SeqEngine(Turns[SourceJob]):
             self._model.cache.copy_many(origins, rows, zeros, zeros + 1)
 
     def _next(self, kind: Kind, most: int) -> list[SourceJob]:
-        """Return the first jobs in line of a kind, at most so many."""
-        alike = takewhile(lambda job: job.kind == kind, self._waiting)
-        return [job for _, job in zip(range(most), alike, strict=False)]
+        """Return the first jobs in line of a kind, at most so many, whose sources fit beside."""
+        longest = 0 if self._sources is None else self._sources.arrays.shape[3]
+        found: list[SourceJob] = []
+        live = len(self._lane.jobs) if self._lane else 0
+        for job in self._waiting:
+            longest = max(longest, len(job.source))
+            count = live + len(found) + 1
+            if (
+                len(found) == most
+                or job.kind != kind
+                or (count > 1 and count * longest > self._tokens)
+            ):
+                break
+            found.append(job)
+        return found
 
     def _decode(self) -> None:
         """Run the next token of every row."""
