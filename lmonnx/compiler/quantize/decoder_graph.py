@@ -61,11 +61,10 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What graphs of one folder hold in common: bytes, and tables by their place."""
+    """What graphs of one folder hold in common: bytes, and tables in blocks by their place."""
 
     known: Known = field(default_factory=Known)
-    tables: dict[tuple[str, ...], Blocks] = field(default_factory=dict)  # in blocks
-    row_tables: dict[tuple[str, ...], Columns] = field(default_factory=dict)  # in int8
+    tables: dict[tuple[str, ...], Blocks] = field(default_factory=dict)
 
 
 def write_decoder(
@@ -157,19 +156,10 @@ class _Writer(RowWriter):
         return quantize_blocks(table, bits=form.bits, block_size=form.block_size)
 
     def _store_table(self, weight: str, form: Form) -> None:
-        if weight in self.tables:
-            return
-        place = _place(self.tensors[weight])
-        columns = self.shared.row_tables.get(place) if form == SEVEN_BIT_TABLE else None
-        if columns is None:
-            table = np.asarray(self.read(self.tensors[weight]), np.float32).T
-            tied = self.tied.get(weight)
-            if tied is not None and tied.value in self.recipe.moments:
-                columns = round_columns(table, self._factor(tied.value))
-            else:
-                columns = quantize_columns(table, EIGHT_BITS if form == BY_ROWS else SEVEN_BITS)
-            self.shared.row_tables[place] = columns
-        self.store_table(weight, columns)
+        if weight not in self.tables:
+            limit = EIGHT_BITS if form == BY_ROWS else SEVEN_BITS
+            table = np.asarray(self.read(self.tensors[weight]), np.float32)
+            self.store_table(weight, quantize_columns(table.T, limit))
 
     def _layer(self, layer: Layer, output: str) -> None:
         if self.recipe.forms[layer.name].block_size:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -162,8 +162,3 @@ class Seq2SeqEngine(Turns[SourceJob]):
         sources, targets = ((side[:, None] * len(beams) + beams).ravel() for side in moved.T)
         stops = np.repeat(lane.lengths[moved[:, 0]], len(beams))
         self._model.cache.copy_many(sources, targets, np.zeros_like(stops), stops)
-
-
-def in_order(sources: Sequence[Sequence[int]]) -> list[int]:
-    """Return the places of sources, longest first: batches of like length pad little."""
-    return sorted(range(len(sources)), key=lambda place: -len(sources[place]))

@@ -12,7 +12,7 @@ from lmonnx.errors import InputError
 from lmonnx.runtime.generate.capacity import Capacity, make_row_cache
 from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder, check_pair, open_pair
 from lmonnx.runtime.generate.params import SamplingParams
-from lmonnx.runtime.generate.seq2seq_engine import Seq2SeqEngine, in_order
+from lmonnx.runtime.generate.seq2seq_engine import Seq2SeqEngine
 from lmonnx.runtime.generate.source_job import Finished, Manner, SourceJob
 from lmonnx.runtime.session import SessionConfig
 
@@ -58,7 +58,8 @@ class Seq2SeqEngines:
         ]
         for job in jobs:
             self._whole.check(job)
-        order = in_order([job.source for job in jobs])
+        # Longest first: sources of like length pad little.
+        order = sorted(range(len(jobs)), key=lambda place: -len(jobs[place].source))
         engines = self._engines(len(jobs) * params.num_beams)
         shares = [[jobs[place] for place in order[i :: len(engines)]] for i in range(len(engines))]
         try:
