@@ -37,11 +37,15 @@ class Binding:
         Raises:
             BundleError: The graph has no such input or output, or takes another type.
         """
+        values: dict[int, Any] = {}  # of each array, which may be an input and an output
         try:
+            for array in (*inputs.values(), *outputs.values()):
+                if id(array) not in values:
+                    values[id(array)] = _value(array)
             for name, array in inputs.items():
-                self._binding.bind_ortvalue_input(name, _value(array))
+                self._binding.bind_ortvalue_input(name, values[id(array)])
             for name, array in outputs.items():
-                self._binding.bind_ortvalue_output(name, _value(array))
+                self._binding.bind_ortvalue_output(name, values[id(array)])
         except Exception as error:
             raise BundleError(f"{self._where} does not take these arrays: {error}") from error
 

@@ -10,6 +10,7 @@ from lmonnx.runtime.generate.kv_cache import KVCache, token_bytes
 
 SLOTS = 8
 ROWS = 64  # of an encoder-decoder, whose rows are many and short
+FIRST_LENGTH = 32  # tokens that each of those rows has room for at first
 CACHE_BYTES = 2 * 2**30
 MOST_SLOTS = 1024
 
@@ -48,11 +49,13 @@ def make_row_cache(generation: Generation, asked: Capacity) -> KVCache:
         tokens = asked.cache_bytes // token_bytes(generation.cache)
         context = asked.context or min(generation.context, max(1, tokens // SLOTS))
         asked = replace(asked, context=context, slots=max(1, min(ROWS, tokens // context)))
-    return make_cache(generation, asked)
+    return make_cache(generation, asked, first_length=FIRST_LENGTH)
 
 
-def make_cache(generation: Generation, asked: Capacity) -> KVCache:
-    """Return a cache of the size that was asked for.
+def make_cache(
+    generation: Generation, asked: Capacity, *, first_length: int | None = None
+) -> KVCache:
+    """Return a cache of the size that was asked for; for `first_length` see `KVCache`.
 
     Raises:
         InputError: It does not fit the budget or the model; the message gives the figures.
@@ -75,4 +78,4 @@ def make_cache(generation: Generation, asked: Capacity) -> KVCache:
             f"({one} a token), cache_bytes allows {asked.cache_bytes}; ask for fewer slots, "
             "a smaller context or more bytes"
         )
-    return KVCache(generation.cache, slots, context)
+    return KVCache(generation.cache, slots, context, first_length=first_length)

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Generation, GraphSpec
@@ -16,41 +14,12 @@ from lmonnx.runtime.binding import Binding, BoundSession
 from lmonnx.runtime.generate.decoder import open_graph
 from lmonnx.runtime.generate.kv_cache import KVCache
 from lmonnx.runtime.generate.selection import Ids
+from lmonnx.runtime.generate.source_keys import SourceKeys, Sources
 from lmonnx.runtime.numerics import Floats
 from lmonnx.runtime.session import CPU, MAX_TOKENS, Session, SessionConfig
 
 ENCODER, DECODER = "encoder", "decoder"
-
-
-@dataclass(slots=True)
-class Sources:
-    """What the decoder sees of G sources: `lengths` (G,) and (2 L, G, H, S, D) padded arrays."""
-
-    arrays: Floats
-    lengths: NDArray[np.int32]
-
-    def __len__(self) -> int:
-        return len(self.lengths)
-
-    def move(self, sources: Sequence[int], targets: Sequence[int], count: int) -> Sources:
-        """Put some in the place of others; return the first `count`, no copy of the rest."""
-        self.arrays[:, targets] = self.arrays[:, sources]
-        self.lengths[targets] = self.lengths[sources]
-        return Sources(self.arrays[:, :count], self.lengths[:count])
-
-    @classmethod
-    def join(cls, parts: Sequence[Sources]) -> Sources:
-        """Return all of several, padded with zeros to the longest."""
-        lengths = np.concatenate([part.lengths for part in parts])
-        first = parts[0].arrays.shape
-        shape = (first[0], len(lengths), first[2], lengths.max(initial=1), first[4])
-        arrays = np.zeros(shape, np.float32)
-        start = 0
-        for part in parts:
-            stop, size = start + len(part), min(shape[3], part.arrays.shape[3])
-            arrays[:, start:stop, :, :size] = part.arrays[:, :, :, :size]
-            start = stop
-        return cls(arrays, lengths)
+_ONE = np.ones((), np.int64)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,14 +56,18 @@ class EncoderDecoder:
         self._encoder, self._decoder = encoder, decoder
         self._pad = pad
         self._outputs = [f"cross_key_values.{name}" for name in cache.names]
-        self.cache = cache
+        self.cache, self.sources = cache, SourceKeys(cache.spec, cache.slots)
         self.vocabulary = vocabulary
+        # Every step's: fresh memory of that size would be zeroed by the system at each of them.
+        self._logits = np.empty((cache.slots, vocabulary), np.float32)
         self._call: _Call | None = None
 
-    def encode(self, sources: Sequence[Sequence[int]]) -> Sources:
-        """Read sources, which are best of like length; at most MAX_TOKENS at a time."""
-        parts = [self._encode(part) for part in _parts(sources)]
-        return parts[0] if len(parts) == 1 else Sources.join(parts)
+    def read(self, sources: Sequence[Sequence[int]]) -> Sources:
+        """Take in sources, which are best of like length, and return them alone."""
+        start = len(self.sources.held)
+        for part in _parts(sources):
+            self._encode(part)
+        return self.sources.since(start)
 
     def step(
         self, tokens: Ids, lengths: Ids, sources: Sources, top: int, *, first: int = 0
@@ -108,26 +81,27 @@ class EncoderDecoder:
             top: How many of the best tokens to rank; 0 for none.
             first: Where the rows start.
         """
-        call = self._call
         rows = range(first, first + len(tokens))
-        if call is None or not call.serves(sources, rows, top):
-            call = self._call = _Call(
-                self._decoder,
-                self.cache,
-                sources,
-                rows=rows,
-                vocabulary=self.vocabulary,
-                top=top,
-            )
+        moved = self.cache.make_room(int(lengths.max()) + 1, rows.stop)
+        call = self._call
+        if call is None or moved or not call.serves(sources, rows, top):
+            call = _Call(self._decoder, self.cache, self._logits, sources, rows=rows, top=top)
+            self._call = call
         return call.run(tokens, lengths)
 
-    def _encode(self, sources: Sequence[Sequence[int]]) -> Sources:
+    def clear(self) -> None:
+        """Forget every row and its source."""
+        self._call = None
+        self.cache.clear()
+        self.sources.clear()
+
+    def _encode(self, sources: Sequence[Sequence[int]]) -> None:
         lengths = np.array([len(source) for source in sources], np.int32)
         ids = np.full((len(sources), lengths.max()), self._pad, np.int64)
         for row, source in zip(ids, sources, strict=True):
             row[: len(source)] = source
         outputs = self._encoder.run({"input_ids": ids, "source_lengths": lengths})
-        return Sources(np.stack([outputs[name] for name in self._outputs]), lengths)
+        self.sources.add([outputs[name] for name in self._outputs], lengths)
 
 
 class _Call:
@@ -137,10 +111,10 @@ class _Call:
         self,
         session: BoundSession,
         cache: KVCache,
+        logits: Floats,
         sources: Sources,
         *,
         rows: range,
-        vocabulary: int,
         top: int,
     ) -> None:
         self._sources, self._top, self._rows = sources, top, rows
@@ -148,28 +122,26 @@ class _Call:
         self._ids = np.zeros((count, 1), np.int64)
         self._lengths = np.zeros(count, np.int32)
         self._longest = np.zeros((), np.int32)
-        self._logits = np.empty((count, 1, vocabulary), np.float32)
-        self._logprobs = np.empty((count, 1, top), np.float32)
-        self._best = np.empty((count, 1, top), np.int64)
+        logprobs, best = np.empty((count, 1, top), np.float32), np.empty((count, 1, top), np.int64)
+        self._scores = Scores(logits[:count], logprobs[:, 0], best[:, 0])
         own = cache.view(rows.start, count)
-        outputs: dict[str, NDArray[Any]] = {
-            "logits": self._logits,
-            **{f"present.{n}": a for n, a in own.items()},
-        }
-        if top:
-            outputs |= {"top_logprobs": self._logprobs, "top_ids": self._best}
+        ranked: dict[str, Floats | Ids] = {"top_logprobs": logprobs, "top_ids": best}
         self._binding: Binding = session.bind(
             {
                 "input_ids": self._ids,
                 "seqlens_k": self._lengths,
                 "total_sequence_length": self._longest,
-                "logits_to_keep": np.ones((), np.int64),
+                "logits_to_keep": _ONE,
                 "top_k": np.array(top, np.int64),
                 "source_lengths": sources.lengths,
                 **{f"past_key_values.{n}": a for n, a in own.items()},
                 **{f"cross_key_values.{n}": a for n, a in zip(own, sources.arrays, strict=True)},
             },
-            outputs,
+            {
+                "logits": logits[:count, None],
+                **(ranked if top else {}),
+                **{f"present.{n}": a for n, a in own.items()},
+            },
         )
 
     def serves(self, sources: Sources, rows: range, top: int) -> bool:
@@ -180,7 +152,7 @@ class _Call:
         self._lengths[:] = lengths
         self._longest[()] = lengths.max() + 1
         self._binding.run()
-        return Scores(self._logits[:, 0], self._logprobs[:, 0], self._best[:, 0])
+        return self._scores
 
 
 def open_pair(bundle: Bundle, config: SessionConfig) -> tuple[Session, BoundSession]:

@@ -21,20 +21,48 @@ class KVCache:
     Memory is taken when a row is first written, so an idle slot costs nothing.
     """
 
-    def __init__(self, spec: CacheSpec, slots: int, length: int) -> None:
+    def __init__(
+        self, spec: CacheSpec, slots: int, length: int, *, first_length: int | None = None
+    ) -> None:
+        """Make room for `slots` sequences of `length` tokens.
+
+        With `first_length` there is room for so many tokens a slot at first, and for more as
+        `make_room` asks for them: short rows that lie close together are read faster.
+        """
         self.names = [f"{i}.{part}" for i in range(spec.layers) for part in ("key", "value")]
-        self._all = _mapped((len(self.names), slots, spec.heads, length, spec.head_size))
-        self.slots, self.length = slots, length
+        self.spec, self.slots, self.length = spec, slots, length
+        self.token_bytes = token_bytes(spec)
+        self._first_length = min(length, first_length or length)
+        self._shape = (len(self.names), slots, spec.heads, self._first_length, spec.head_size)
+        self._all = _mapped(self._shape)
 
     @property
     def bytes(self) -> int:
         """The most memory that the cache can take."""
-        return self._all.nbytes
+        return self.token_bytes * self.slots * self.length
 
-    @property
-    def token_bytes(self) -> int:
-        """The bytes that one token takes."""
-        return self.bytes // (self.slots * self.length)
+    def make_room(self, tokens: int, slots: int) -> bool:
+        """Have room for so many tokens a slot; return whether arrays seen before are void.
+
+        Args:
+            tokens: At most `length`.
+            slots: How many of the slots, from the first on, are in use.
+        """
+        held = self._all.shape[3]
+        if tokens <= held:
+            return False
+        wider = held
+        while wider < tokens:
+            wider *= 2
+        before = self._all[:, :slots]
+        self._all = _mapped((*self._shape[:3], min(wider, self.length), self._shape[4]))
+        self._all[:, :slots, :, :held] = before
+        return True
+
+    def clear(self) -> None:
+        """Give room that was made back; what the slots hold is void."""
+        if self._all.shape != self._shape:
+            self._all = _mapped(self._shape)
 
     def view(self, first: int, count: int) -> dict[str, Array]:
         """Return "{layer}.key" and "{layer}.value" of `count` slots: (count, K, T, D), no copy."""

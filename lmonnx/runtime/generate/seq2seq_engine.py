@@ -8,9 +8,10 @@ from collections.abc import Iterable
 import numpy as np
 
 from lmonnx.errors import InputError
-from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder, Sources
+from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder
 from lmonnx.runtime.generate.lanes import Lane, make_lane
 from lmonnx.runtime.generate.source_job import Kind, SourceJob
+from lmonnx.runtime.generate.source_keys import Sources
 from lmonnx.runtime.generate.turns import Turns
 
 # The keys and values of the sources of a batch take at most this, if they are several.
@@ -34,7 +35,6 @@ class Seq2SeqEngine(Turns[SourceJob]):
         self._rows, self._context = model.cache.slots, model.cache.length
         self._waiting: deque[SourceJob] = deque()
         self._lane: Lane | None = None
-        self._sources: Sources | None = None
 
     def step(self) -> bool:
         """Run one step for all jobs; return whether there is more to do."""
@@ -69,8 +69,12 @@ class Seq2SeqEngine(Turns[SourceJob]):
     def _forget(self) -> Iterable[SourceJob]:
         jobs = [*self._waiting, *(self._lane.jobs if self._lane else ())]
         self._waiting.clear()
-        self._lane = self._sources = None
+        self._stop()
         return jobs
+
+    def _stop(self) -> None:
+        self._lane = None
+        self._model.clear()
 
     def _admit(self) -> None:
         """Let sources join that fit, unless waiting a little lets more join at once."""
@@ -85,15 +89,14 @@ class Seq2SeqEngine(Turns[SourceJob]):
             return
         for _ in line:
             self._waiting.popleft()
-        sources = self._model.encode([job.source for job in line])
+        sources = self._model.read([job.source for job in line])
         begun = make_lane(kind, self._model.vocabulary)
         begun.add(line)
         self._begin(begun, sources, live * kind.beams)
-        if lane is None or self._sources is None:
-            self._lane, self._sources = begun, sources
+        if lane is None:
+            self._lane = begun
         else:
             lane.join(begun)
-            self._sources = Sources.join([self._sources, sources])
         self._leave()  # whoever has ended with the first token
 
     def _begin(self, lane: Lane, sources: Sources, first: int) -> None:
@@ -109,7 +112,7 @@ class Seq2SeqEngine(Turns[SourceJob]):
 
     def _next(self, kind: Kind, most: int) -> list[SourceJob]:
         """Return the first jobs in line of a kind, at most so many, whose sources fit beside."""
-        longest = 0 if self._sources is None else self._sources.arrays.shape[3]
+        longest = self._model.sources.padded_length
         found: list[SourceJob] = []
         live = len(self._lane.jobs) if self._lane else 0
         for job in self._waiting:
@@ -127,10 +130,10 @@ class Seq2SeqEngine(Turns[SourceJob]):
     def _decode(self) -> None:
         """Run the next token of every row."""
         lane = self._lane
-        if lane is None or self._sources is None:
+        if lane is None:
             return
         lengths = np.repeat(lane.lengths, lane.kind.beams)
-        scores = self._model.step(lane.last, lengths, self._sources, lane.top)
+        scores = self._model.step(lane.last, lengths, self._model.sources.held, lane.top)
         moves = lane.advance(scores)
         if moves is not None:
             self._model.cache.copy_many(*moves)
@@ -138,7 +141,7 @@ class Seq2SeqEngine(Turns[SourceJob]):
     def _leave(self) -> None:
         """Let go of jobs that have ended; the last ones take the places that are free."""
         lane = self._lane
-        if lane is None or self._sources is None:
+        if lane is None:
             return
         order = list(range(len(lane.jobs)))
         for place in reversed([i for i, job in enumerate(lane.jobs) if job.has_ended]):
@@ -147,13 +150,13 @@ class Seq2SeqEngine(Turns[SourceJob]):
         if len(order) == len(lane.jobs):
             return
         if not order:
-            self._lane = self._sources = None
+            self._stop()
             return
         moved = [(source, place) for place, source in enumerate(order) if source != place]
         if moved:
             self._move(lane, np.array(moved, np.int64))
         origins, targets = [m[0] for m in moved], [m[1] for m in moved]
-        self._sources = self._sources.move(origins, targets, len(order))
+        self._model.sources.keep(origins, targets, len(order))
         lane.keep(order)
 
     def _move(self, lane: Lane, moved: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> None:

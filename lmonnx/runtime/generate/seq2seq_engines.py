@@ -9,12 +9,13 @@ from threading import Lock
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import InputError
+from lmonnx.runtime.binding import BoundSession
 from lmonnx.runtime.generate.capacity import Capacity, make_row_cache
 from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder, check_pair, open_pair
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.seq2seq_engine import Seq2SeqEngine
 from lmonnx.runtime.generate.source_job import Finished, Manner, SourceJob
-from lmonnx.runtime.session import SessionConfig
+from lmonnx.runtime.session import Session, SessionConfig
 
 # Requests of so many rows a thread are divided among the engines of one thread.
 BULK_ROWS = 4
@@ -38,9 +39,10 @@ class Seq2SeqEngines:
         self._bundle, self._config, self._capacity = bundle, config, capacity
         self.generation = check_pair(bundle)
         self.source_positions = bundle.manifest.text.max_length
-        self._whole = self._open(config)
+        self._whole = self._engine(*open_pair(bundle, config))
         self.context, self.slots = self._room
         self._lock = Lock()
+        self._pair: tuple[Session, BoundSession] | None = None
         self._singles: list[Seq2SeqEngine] = []
 
     def run(
@@ -110,11 +112,12 @@ class Seq2SeqEngines:
             return [self._whole]
         with self._lock:
             while len(self._singles) < threads:
-                self._singles.append(self._open(replace(config, threads=1)))
+                # Threads run one session, each for itself: the weights are there once.
+                self._pair = self._pair or open_pair(self._bundle, replace(config, threads=1))
+                self._singles.append(self._engine(*self._pair))
         return self._singles
 
-    def _open(self, config: SessionConfig) -> Seq2SeqEngine:
-        encoder, decoder = open_pair(self._bundle, config)
+    def _engine(self, encoder: Session, decoder: BoundSession) -> Seq2SeqEngine:
         cache = make_row_cache(self.generation, self._capacity)
         self._room = cache.length, cache.slots
         model = EncoderDecoder(

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from lmonnx.bundle.manifest import CacheSpec
 from lmonnx.errors import InputError
-from lmonnx.runtime.generate.encoder_decoder import Scores, Sources
+from lmonnx.runtime.generate.encoder_decoder import Scores
 from lmonnx.runtime.generate.kv_cache import KVCache
 from lmonnx.runtime.generate.lanes import make_lane
 from lmonnx.runtime.generate.logprobs import likeliest, log_softmax
@@ -142,17 +142,6 @@ def test_many_rows_are_copied_as_if_at_once(data):
 
 
 times = st.integers(0, 8)
-
-
-def test_sources_join_padded_and_move_into_free_places():
-    short = Sources(np.ones((2, 1, 1, 2, 1), np.float32), np.array([2], np.int32))
-    long = Sources(np.full((2, 2, 1, 3, 1), 2, np.float32), np.array([3, 1], np.int32))
-    joined = Sources.join([short, long])
-    assert joined.arrays.shape == (2, 3, 1, 3, 1) and joined.lengths.tolist() == [2, 3, 1]
-    assert joined.arrays[0, 0, 0, :, 0].tolist() == [1, 1, 0]
-    left = joined.move([2], [0], 2)
-    assert left.lengths.tolist() == [1, 3] and left.arrays[0, 0, 0, 0, 0] == 2
-    assert np.shares_memory(left.arrays, joined.arrays)
 
 
 @pytest.mark.parametrize(

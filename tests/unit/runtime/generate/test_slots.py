@@ -123,5 +123,21 @@ def test_a_cache_costs_nothing_before_it_is_written():
     assert resident(status) - before < 64 * 2**20
 
 
+def test_room_grows_as_it_is_needed_and_keeps_what_is_held():
+    cache = KVCache(SPEC, 3, 10, first_length=4)
+    first = cache.view(0, 3)
+    for place, array in enumerate(first.values()):
+        array[:] = place + np.arange(4)[:, None]
+    assert not cache.make_room(4, 2) and cache.view(0, 3)["0.key"].shape[2] == 4
+    assert cache.make_room(5, 2) and cache.view(0, 3)["0.key"].shape[2] == 8
+    assert cache.make_room(10, 2) and cache.view(0, 3)["0.key"].shape[2] == 10
+    for before, after in zip(first.values(), cache.view(0, 3).values(), strict=True):
+        np.testing.assert_array_equal(after[:2, :, :4], before[:2])
+        assert not after[2].any() and not after[:, :, 4:].any()
+    cache.clear()
+    assert cache.view(0, 3)["0.key"].shape[2] == 4
+    assert cache.bytes == 3 * 10 * token_bytes(SPEC)
+
+
 def resident(status):
     return int(status.read_text().split()[1]) * 4096
