@@ -42,7 +42,14 @@ class EncoderDecoder:
     """
 
     def __init__(
-        self, encoder: Session, decoder: BoundSession, cache: KVCache, *, vocabulary: int, pad: int
+        self,
+        encoder: Session,
+        decoder: BoundSession,
+        cache: KVCache,
+        *,
+        sources: int,
+        vocabulary: int,
+        pad: int,
     ) -> None:
         """Decode with two sessions.
 
@@ -50,13 +57,14 @@ class EncoderDecoder:
             encoder: Of the encoder's graph.
             decoder: Of the decoder's.
             cache: A slot a row.
+            sources: At most so many at once.
             vocabulary: V.
             pad: The id that fills sources up.
         """
         self._encoder, self._decoder = encoder, decoder
         self._pad = pad
         self._outputs = [f"cross_key_values.{name}" for name in cache.names]
-        self.cache, self.sources = cache, SourceKeys(cache.spec, cache.slots)
+        self.cache, self.sources = cache, SourceKeys(cache.spec, sources)
         self.vocabulary = vocabulary
         # Every step's: fresh memory of that size would be zeroed by the system at each of them.
         self._logits = np.empty((cache.slots, vocabulary), np.float32)

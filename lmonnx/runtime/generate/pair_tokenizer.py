@@ -38,7 +38,7 @@ class SourceTokenizer:
     """
 
     def __init__(self, folder: Path, text: TextSpec) -> None:
-        self._ids = open_ids(folder, text.source, text.max_length)
+        self.ids = open_ids(folder, text.source, text.max_length)
 
     def encode(
         self, texts: Sequence[str], *, before: Sequence[int] = (), after: Sequence[int] = ()
@@ -53,7 +53,7 @@ class SourceTokenizer:
         Raises:
             InputError: A text is no str, or no valid Unicode.
         """
-        return self._ids.framed(texts, before, after)
+        return self.ids.framed(texts, before, after)
 
     def within(self, text: str) -> list[int]:
         """Return the ids of a part of a text, nothing put around it.
@@ -61,12 +61,12 @@ class SourceTokenizer:
         Raises:
             InputError: It is no str, or no valid Unicode.
         """
-        return self._ids.within(text)
+        return self.ids.within(text)
 
     @cached_property
     def frame(self) -> tuple[list[int], list[int]]:
         """The special tokens before and after every text, languages not among them."""
-        return self._ids.frame
+        return self.ids.frame
 
 
 class TargetTokenizer:
@@ -74,15 +74,19 @@ class TargetTokenizer:
 
     Args:
         folder: The bundle's.
-        text: As its manifest says; the source's tokenizer serves where it names no other.
+        text: As its manifest says.
+        source: The bundle's, which serves where `text` names no other tokenizer: opened if absent.
 
     Raises:
         BundleError: A file is no tokenizer, or the ids that it states are none.
     """
 
-    def __init__(self, folder: Path, text: TextSpec) -> None:
+    def __init__(self, folder: Path, text: TextSpec, source: SourceTokenizer | None = None) -> None:
         spec: TokenizerSpec = text.target or text.source
-        self._ids = open_ids(folder, spec, text.max_length)
+        if source is not None and text.target is None:
+            self._ids = source.ids
+        else:
+            self._ids = open_ids(folder, spec, text.max_length)
         self._cleans = bool(spec.clean_up_spaces)
 
     def decode_many(self, rows: Sequence[Sequence[int]]) -> list[str]:

@@ -82,7 +82,8 @@ class Seq2SeqEngine(Turns[SourceJob]):
             return
         lane = self._lane
         kind = lane.kind if lane else self._waiting[0].kind
-        most, live = self._rows // kind.beams, len(lane.jobs) if lane else 0
+        most = min(self._rows // kind.beams, self._model.sources.most)
+        live = len(lane.jobs) if lane else 0
         line = self._next(kind, most - live)
         few = len(line) * FREE_PART < most and len(line) < len(self._waiting)
         if not line or (live and few):

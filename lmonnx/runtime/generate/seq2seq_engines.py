@@ -10,7 +10,7 @@ from threading import Lock
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import InputError
 from lmonnx.runtime.binding import BoundSession
-from lmonnx.runtime.generate.capacity import Capacity, make_row_cache
+from lmonnx.runtime.generate.capacity import SOURCES, Capacity, make_row_cache
 from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder, check_pair, open_pair
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.seq2seq_engine import Seq2SeqEngine
@@ -124,6 +124,7 @@ class Seq2SeqEngines:
             encoder,
             decoder,
             cache,
+            sources=self._capacity.slots or SOURCES,
             vocabulary=self.generation.vocabulary,
             pad=self._bundle.manifest.text.source.pad_id,
         )

@@ -35,12 +35,12 @@ class SourceKeys:
 
     def __init__(self, spec: CacheSpec, count: int) -> None:
         """Hold at most `count` sources."""
-        self._most, self._spec = count, spec
+        self.most, self._spec = count, spec
         self.clear()
 
     def clear(self) -> None:
         """Let go of all."""
-        self._lengths = np.zeros(self._most, np.int32)
+        self._lengths = np.zeros(self.most, np.int32)
         self._all = self._room(0)
         self.held = self._part(0, 0)
 
@@ -87,7 +87,7 @@ class SourceKeys:
     def _room(self, longest: int) -> Floats:
         # Memory that nothing was written to yet is not taken.
         spec = self._spec
-        return np.zeros((2 * spec.layers, self._most, spec.heads, longest, spec.head_size), "f4")
+        return np.zeros((2 * spec.layers, self.most, spec.heads, longest, spec.head_size), "f4")
 
     def _part(self, start: int, stop: int) -> Sources:
         return Sources(self._all[:, start:stop], self._lengths[start:stop])
