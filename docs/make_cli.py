@@ -23,11 +23,18 @@ def page() -> str:
 
     Made from names, types and help texts, not from click's layout, which differs by its version.
     """
-    commands = [_section(f"lmonnx {name}", command) for name, command in main.commands.items()]
+    commands = [_section(f"lmonnx {name}", command) for name, command in commands_by_name().items()]
     options = _options(main)
     every = _paragraph(main.help) + " Every command takes `--help` and `--debug`."
     parts = [_NOTE, "# Commands", every, options, *_epilog(main.epilog), *commands]
     return "\n\n".join(parts) + "\n"
+
+
+def commands_by_name() -> dict[str, click.Command]:
+    """Return the commands by their names, in the order of the pipeline."""
+    context = click.Context(main)
+    found = {name: main.get_command(context, name) for name in main.list_commands(context)}
+    return {name: command for name, command in found.items() if command is not None}
 
 
 def _section(name: str, command: click.Command) -> str:

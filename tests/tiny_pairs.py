@@ -39,6 +39,8 @@ _T5 = {
     "relative_attention_max_distance": 12,
     "decoder_start_token_id": 0,
 }
+# A text of a few words is of several blocks.
+_LOCAL = {"local_radius": 4, "global_block_size": 3, "tie_word_embeddings": False}
 PREFIXES = {
     "summarization": {"prefix": "summarize: ", "num_beams": 4},
     "translation_en_to_de": {"prefix": "translate English to German: "},
@@ -90,6 +92,16 @@ FAMILIES: Mapping[str, Family] = {
     ),
 }
 
+# Those that are not built here but traced.
+TRACED: Mapping[str, Family] = {
+    "blenderbot": Family("blenderbot", "bart", {"scale_embedding": True}),
+    "blenderbot-small": Family("blenderbot-small", "bart"),
+    "longt5": Family("longt5", "t5", _LOCAL),
+    "longt5-global": Family(
+        "longt5", "t5", {**_LOCAL, "encoder_attention_type": "transient-global"}
+    ),
+}
+
 
 @dataclass
 class Case:
@@ -107,7 +119,7 @@ class Case:
         """Return transformers' n best: tokens after the start, score, text."""
         import torch
 
-        family = FAMILIES[self.name]
+        family = family_of(self.name)
         said = family.said if said is None else said
         asked = self.tokenizer(said + text, return_tensors="pt")
         asked.pop("token_type_ids", None)
@@ -144,6 +156,11 @@ class Case:
         return self.tokenizer.convert_tokens_to_ids(named)
 
 
+def family_of(name: str) -> Family:
+    """Return what is known of a family's checkpoints."""
+    return FAMILIES[name] if name in FAMILIES else TRACED[name]
+
+
 def make(folder: Path, name: str, **generation: Any) -> Case:
     """Write a family's checkpoint and export it; the rest is as for `write`."""
     tokenizer, model = write(folder / "checkpoint", name, **generation)
@@ -156,14 +173,14 @@ def write(folder: Path, name: str, *, seed: int = 7, **generation: Any) -> tuple
 
     Args:
         folder: Where to.
-        name: A key of FAMILIES.
+        name: A key of FAMILIES or TRACED.
         seed: Of the weights.
         generation: What generation_config.json says beside the special tokens.
     """
     import torch
     from transformers import AutoConfig, AutoModelForSeq2SeqLM, AutoTokenizer
 
-    family = FAMILIES[name]
+    family = family_of(name)
     folder.mkdir()
     _write_tokenizer(folder, family)
     source = family.asked.get("source_lang") if family.begins else None

@@ -1,31 +1,39 @@
 """The command line: every command parses, calls one function and prints one result.
 
-Modules, in the order data meets them: `command` (--debug, errors → exit codes), `options` (what
-several commands take), `compile` (export, optimize, quantize), `verify`, `answer` (run) with
-`forms` (what differs by task), `pairing` (texts beside answers), `completion` (decoders' options)
-and `rewriting` (encoder-decoders'), `chat`, `score` (eval), `timing` (bench), `tune`, `show`
-(inspect, doctor), `render` (results → standard output) and `bars` (progress → standard error).
+Modules, in the order data meets them: `command` (commands by name, --debug, errors → exit codes),
+`options` (what several commands take), `export`, `optimize` and `quantize` with `made` and `lost`
+(what they tell of a bundle), `verify`, `answer` (run) with `forms` (what differs by task),
+`pairing` (texts beside answers), `completion` (decoders' options) and `rewriting`
+(encoder-decoders'), `chat`, `score` (eval), `timing` (bench), `tune`, `show` (inspect, doctor),
+`render` (results → standard output) and `bars` (progress → standard error).
 """
 
 import click
 
 from lmonnx import __version__
-from lmonnx.cli.answer import run
-from lmonnx.cli.chat import chat
-from lmonnx.cli.command import Commands
-from lmonnx.cli.compile import export, optimize, quantize
-from lmonnx.cli.score import evaluate
-from lmonnx.cli.show import doctor, inspect
-from lmonnx.cli.timing import bench
-from lmonnx.cli.tune import tune
-from lmonnx.cli.verify import verify
+from lmonnx.cli.command import Commands, Place
 
 __all__ = ["main"]
+
+_COMMANDS = {
+    "export": Place("lmonnx.cli.export", "export", "Write a checkpoint as a bundle."),
+    "optimize": Place("lmonnx.cli.optimize", "optimize", "Fuse the graph of a bundle."),
+    "quantize": Place("lmonnx.cli.quantize", "quantize", "Write int8 weights, if accuracy holds."),
+    "verify": Place("lmonnx.cli.verify", "verify", "Compare a bundle with a reference."),
+    "run": Place("lmonnx.cli.answer", "run", "Answer texts."),
+    "chat": Place("lmonnx.cli.chat", "chat", "Talk with a decoder."),
+    "eval": Place("lmonnx.cli.score", "evaluate", "Score a bundle on labelled texts."),
+    "bench": Place("lmonnx.cli.timing", "bench", "Time a bundle."),
+    "tune": Place("lmonnx.cli.tune", "tune", "Find the fastest settings for this host."),
+    "inspect": Place("lmonnx.cli.show", "inspect", "Show what is in a bundle."),
+    "doctor": Place("lmonnx.cli.show", "doctor", "Show what this machine offers."),
+}
 
 
 @click.group(
     name="lmonnx",
     cls=Commands,
+    places=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="""\b
 Examples:
@@ -41,10 +49,3 @@ Exit codes: 0 done, 1 error, 2 wrong usage, 3 the accuracy gate or parity was mi
 @click.version_option(__version__, prog_name="lmonnx")
 def main() -> None:
     """Export, optimize, quantize and run language models on ONNX Runtime, without PyTorch."""
-
-
-_COMMANDS = (
-    export, optimize, quantize, verify, run, chat, evaluate, bench, tune, inspect, doctor,
-)  # fmt: skip
-for _command in _COMMANDS:
-    main.add_command(_command)

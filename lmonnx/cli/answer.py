@@ -98,7 +98,6 @@ _vectors = options.together(
 
 @click.command(
     cls=Command,
-    short_help="Answer texts.",
     epilog="""\b
 Examples:
   lmonnx run sst2-int8 "a gorgeous film" "a waste of time"

@@ -24,7 +24,6 @@ _HELP = "/reset forgets the conversation, /exit or the end of input ends it, Ctr
 
 @click.command(
     cls=Command,
-    short_help="Talk with a decoder.",
     epilog="""\b
 Examples:
   lmonnx chat smollm2-int4

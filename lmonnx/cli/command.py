@@ -5,14 +5,17 @@ from __future__ import annotations
 import os
 import sys
 import traceback
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
 from importlib.util import find_spec
 from typing import Any
 
 import click
 
 from lmonnx.cli.render import printable
-from lmonnx.errors import LmonnxError, UnsupportedError
+from lmonnx.errors import InputError, LmonnxError, UnsupportedError
 
 INTERRUPTED, CLOSED_PIPE = 130, 141  # 128 + SIGINT and SIGPIPE, as shells count them
 
@@ -28,24 +31,58 @@ class Command(click.Command):
         self.params.append(_debug_option())
 
 
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a command is, and what the list of commands says of it."""
+
+    module: str
+    name: str
+    short_help: str
+
+
 class Commands(click.Group):
-    """A group whose commands' errors end in one line on standard error and an exit code."""
+    """A group whose commands' errors end in one line on standard error and an exit code.
 
-    command_class = Command
+    A command is imported when it is asked for: help and version need nothing but click.
+    """
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
+    def __init__(self, *args: Any, places: Mapping[str, Place], **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.params.append(_debug_option())
+        self._places = places
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names in the order of the pipeline, not of the alphabet."""
-        return list(self.commands)
+        return list(self._places)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """Return a command, None where there is none of that name.
+
+        Raises:
+            UnsupportedError: There is no onnxruntime.
+        """
+        if cmd_name not in self._places:
+            return None
+        place = self._places[cmd_name]
+        try:
+            from lmonnx import load  # noqa: F401  # what it says where onnxruntime is missing
+        except ImportError as error:
+            raise UnsupportedError(str(error)) from error
+        command: click.Command = getattr(import_module(place.module), place.name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Write the list of commands."""
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, place.short_help) for name, place in self._places.items()])
 
     def main(self, *args: Any, **kwargs: Any) -> Any:
         """Run the group; what --help and --version cannot write is one line too."""
         try:
+            if sys.stdout is None:
+                raise InputError("standard output is closed; send it to a file, or to /dev/null")
             return super().main(*args, **kwargs)
-        except OSError as error:  # before any command is invoked
+        except (OSError, InputError) as error:  # before any command is invoked
             _report(error, debug=False)
             sys.exit(_exit_code(error))
 

@@ -11,6 +11,7 @@ import click
 
 from lmonnx.errors import InputError
 from lmonnx.measure.datasets import read_texts
+from lmonnx.runtime.session import MOST_THREADS
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 Decorator = Callable[[Function], Function]
@@ -51,9 +52,9 @@ text_pair = click.option(
 )
 threads = click.option(
     "--threads",
-    type=click.IntRange(min=1),
+    type=click.IntRange(1, MOST_THREADS),
     metavar="N",
-    help="Threads to use; by default what the CPUs and the cgroup's quota allow.",
+    help="Threads to use, 512 at most; by default what the CPUs and the cgroup's quota allow.",
 )
 provider = click.option(
     "--provider",

@@ -11,10 +11,12 @@ import click
 from lmonnx.bundle.manifest import Task
 from lmonnx.cli import completion, options, render
 from lmonnx.cli.pairing import beside
+from lmonnx.errors import InputError, UnsupportedError
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.request import Completion
 from lmonnx.runtime.pipelines import REWRITERS
-from lmonnx.runtime.pipelines.source_parts import Split
+from lmonnx.runtime.pipelines.default_params import unmet
+from lmonnx.runtime.pipelines.source_parts import Refused, Split
 from lmonnx.runtime.pipelines.text_to_text import TextToText
 
 Given = Mapping[str, Any]
@@ -46,17 +48,23 @@ asked = options.together(
 )
 
 
-def params_for(model: TextToText, given: Given) -> SamplingParams | None:
-    """Return the checkpoint's params with what was given in their place; None where nothing was.
+def params_for(model: TextToText, given: Given) -> SamplingParams:
+    """Return the checkpoint's params with what was given in their place.
 
     Who asks for chance gets one beam, who asks for beams no chance, unless both are asked for.
 
     Raises:
         InputError: An option is wrong.
+        UnsupportedError: The checkpoint asks for what is not built, whatever was given.
     """
     wanted = completion.asked_params(given)
-    if not wanted:
-        return None
+    if (setting := unmet(model.generation, wanted)) is not None:
+        way = (
+            "give --temperature 0 for beams, or one above 0 for chance"
+            if setting.startswith("do_sample")
+            else "to answer without it, set it to null in generation_config.json and export again"
+        )
+        raise UnsupportedError(f"the checkpoint asks for {setting}, which is not built; {way}")
     if wanted.get("temperature"):
         wanted.setdefault("num_beams", 1)
     elif wanted.get("num_beams", 1) > 1:
@@ -71,13 +79,22 @@ def rewrite(
     """Yield each text's answers as a line of JSON and as rows of cells.
 
     Of one answer a text the JSON is an object and the row its text, else a list and each with its
-    score. An answer is one line where its text is.
+    score. An answer is one line where its text is. A text that the model cannot read has an object
+    with `error`, and an empty line beside a message on standard error.
+
+    Raises:
+        InputError: There were such texts; all others are answered first.
     """
     params = params_for(model, given)
-    n = (params or model.defaults).n
+    n = params.n
     called = {name: given[name] for name in _OF_CALL if name in given}
     key = next(_KEYS[task] for task, kind in REWRITERS.items() if type(model) is kind)
-    for text, found in beside(texts, lambda read: model.answers(read, params, **called)):
+    wrong = 0
+    for text, found in beside(texts, lambda read: model.attempts(read, params, **called)):
+        if isinstance(found, Refused):
+            wrong += 1
+            yield _refused(found, n)
+            continue
         objects = [_object(key, answer) for answer in found]
         shown = [_shown(answer.text, text) for answer in found]
         if n == 1:
@@ -85,6 +102,15 @@ def rewrite(
         else:
             scores = ["" if answer.score is None else f"{answer.score:.4f}" for answer in found]
             yield objects, list(zip(scores, shown, strict=True))
+    if wrong:
+        raise InputError(f"{wrong} of the texts {'has' if wrong == 1 else 'have'} no answer")
+
+
+def _refused(found: Refused, n: int) -> tuple[Any, list[Row]]:
+    """Say what is wrong with a text, whose number counts from 1 as lines do."""
+    why = f"text {found.row + 1} {found.why}"
+    click.echo(f"error: {why}", err=True)
+    return {"error": why}, [("",) if n == 1 else ("", "")] * n
 
 
 def _object(key: str, answer: Completion) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from lmonnx.measure.accuracy import Columns, Evaluation, Scores, read_data
 from lmonnx.measure.accuracy import evaluate as measure
 from lmonnx.measure.likelihood import Likelihood, measure_likelihood
 from lmonnx.measure.references import read_rewritings
-from lmonnx.measure.written import MEASURES, Figure, TextScores, judge_texts
+from lmonnx.measure.written import MEASURES, TITLES, Figure, TextScores, judge_texts
 from lmonnx.runtime.loading import load
 from lmonnx.runtime.pipelines.base import Pipeline
 from lmonnx.runtime.pipelines.text_generation import TextGenerator
@@ -32,17 +32,6 @@ _NAMES = {
     "accuracy": "accuracy",
     "pearson": "Pearson",
     "spearman": "Spearman",
-}
-_WRITTEN = {
-    "bleu": "BLEU",
-    "chrf": "chrF",
-    "ter": "TER",
-    "rouge1": "ROUGE-1",
-    "rouge2": "ROUGE-2",
-    "rougeL": "ROUGE-L",
-    "rougeLsum": "ROUGE-Lsum",
-    "cer": "CER",
-    **_NAMES,
 }
 _MATRIX_LABELS = 12  # more do not fit beside each other
 _COUNT = click.IntRange(min=1)
@@ -81,7 +70,6 @@ _written = options.together(
 @click.command(
     name="eval",
     cls=Command,
-    short_help="Score a bundle on labelled texts.",
     epilog="""\b
 Examples:
   lmonnx eval sst2-int8 dev.tsv
@@ -199,7 +187,7 @@ def _show_likelihood(result: Likelihood) -> None:
 
 def _show_written(result: TextScores) -> None:
     render.figures({"texts": str(result.n)})
-    rows = [(_WRITTEN[name], *_cells(each)) for name, each in result.metrics.items()]
+    rows = [(TITLES[name], *_cells(each)) for name, each in result.metrics.items()]
     render.table(("", "", "95% interval", "counted by"), rows, header=False)
 
 

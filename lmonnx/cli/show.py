@@ -18,7 +18,6 @@ from lmonnx.measure.host import Host
 
 @click.command(
     cls=Command,
-    short_help="Show what is in a bundle.",
     epilog="""\b
 Examples:
   lmonnx inspect sst2-int8
@@ -118,7 +117,6 @@ def _print_step(step: Mapping[str, Any]) -> None:
 
 @click.command(
     cls=Command,
-    short_help="Show what this machine offers.",
     epilog="""\b
 Examples:
   lmonnx doctor

@@ -28,7 +28,6 @@ _OF_ENCODER_DECODERS = ("new_tokens", "source_lang", "target_lang", "prefix")
 
 @click.command(
     cls=Command,
-    short_help="Time a bundle.",
     epilog="""\b
 Examples:
   lmonnx bench sst2-int8

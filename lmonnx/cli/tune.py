@@ -18,7 +18,6 @@ from lmonnx.runtime.tuned import Tuned
 
 @click.command(
     cls=Command,
-    short_help="Find the fastest settings for this host.",
     epilog="""\b
 Examples:
   lmonnx tune sst2-int8

@@ -20,7 +20,6 @@ from lmonnx.measure.parity import read_golden, require_parity, worst_parity
 
 @click.command(
     cls=Command,
-    short_help="Compare a bundle with a reference.",
     epilog="""\b
 Examples:
   lmonnx verify sst2 --against distilbert/distilbert-base-uncased-finetuned-sst-2-english

@@ -23,6 +23,11 @@ class Judged(ABC):
     MEASURED: ClassVar[str]
     is_sound: bool
 
+    @property
+    def measured(self) -> str:
+        """Return what `score` gives, and how it is counted where that is not clear."""
+        return self.MEASURED
+
     @abstractmethod
     def __len__(self) -> int:
         """Return how many examples there are."""

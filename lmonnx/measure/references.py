@@ -87,6 +87,21 @@ def read_rewritings(
     return found
 
 
+def has_references(path: Path) -> bool:
+    """Say whether a file holds texts with references, as `read_rewritings` reads it without others.
+
+    A .tsv, .csv or .jsonl does, and any other whose first line that is not blank has a tab. One
+    that cannot be read does not: whoever reads it says why.
+    """
+    if path.suffix.lower() in {*_TABLE_KINDS, ".jsonl"}:
+        return True
+    try:
+        with path.open("rb") as lines:
+            return b"\t" in next((line.strip(b"\r\n") for line in lines if line.strip()), b"")
+    except OSError:
+        return False
+
+
 def _side_by_side(path: Path, references: Path) -> list[Rewriting]:
     sources, targets = _lines(path), _lines(references)
     if len(sources) != len(targets):

@@ -18,6 +18,7 @@ from lmonnx.measure.judged import Judged, Rows
 from lmonnx.measure.metrics import Interval, bootstrap_interval
 from lmonnx.measure.references import Rewriting
 from lmonnx.progress import Progress, silent
+from lmonnx.runtime.pipelines.source_parts import Refused
 
 Texts = Sequence[str]
 
@@ -103,6 +104,18 @@ MEASURES: Mapping[str, Measure | WholeMeasure] = {
     "exact_match": Measure(partial(_pairs, edits.exact_matches), _ratio),
     "cer": Measure(partial(_pairs, edits.character_errors), _ratio, is_error=True),
 }
+# How each is written where people read it.
+TITLES: Mapping[str, str] = {
+    "bleu": "BLEU",
+    "chrf": "chrF",
+    "ter": "TER",
+    "rouge1": "ROUGE-1",
+    "rouge2": "ROUGE-2",
+    "rougeL": "ROUGE-L",
+    "rougeLsum": "ROUGE-Lsum",
+    "exact_match": "exact match",
+    "cer": "CER",
+}
 # What a task is judged by unasked; the first is what a gate compares.
 TASKS: Mapping[Task, tuple[str, ...]] = {
     Task.TRANSLATION: ("bleu", "chrf", "ter"),
@@ -115,7 +128,7 @@ TASKS: Mapping[Task, tuple[str, ...]] = {
 class Written(Judged):
     """Answers beside their references; the score is the first of `names`, 1 for right answers."""
 
-    MEASURED: ClassVar[str] = "the first metric of the task"
+    MEASURED: ClassVar[str] = "the first metric"
     given: tuple[str, ...]
     references: tuple[tuple[str, ...], ...]
     names: tuple[str, ...]
@@ -124,6 +137,17 @@ class Written(Judged):
 
     def __len__(self) -> int:
         return len(self.given)
+
+    @property
+    def measured(self) -> str:
+        """Return the first metric's name, its scale and its signature."""
+        name = self.names[0]
+        measure = MEASURES[name]
+        stated = TITLES[name] if measure.scale == 1 else f"{TITLES[name]} / {measure.scale:.0f}"
+        signature = self._figure(measure).signature
+        return (f"1 − {stated}" if measure.is_error else stated) + (
+            f" ({signature})" if signature else ""
+        )
 
     def score(self, rows: Rows) -> float:
         """Return the first metric of some texts; an error rate is taken from 1."""
@@ -193,10 +217,12 @@ def judge_texts(
     if unknown := [name for name in names if name not in MEASURES]:
         raise InputError(f"{unknown[0]!r:.40} is no metric; give one of {', '.join(MEASURES)}")
     check_installed(names)
+    texts = (example.source for some in chunks(examples, progress) for example in some)
     given: list[str] = []
-    for some in chunks(examples, progress):
-        texts = [example.source for example in some]
-        given += [answers[0].text for answers in model.answers(texts, params, **asked)]
+    for found in model.attempts(texts, params, **asked):
+        if isinstance(found, Refused):
+            raise InputError(f"row {found.row + 1} {found.why}")
+        given.append(found[0].text)
     return Written(tuple(given), tuple(example.references for example in examples), names)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import lines, only_line, run
+from tests.unit.runtime.generate.tiny_seq2seq import FOLDER
 
 pytestmark = pytest.mark.compiler
 
@@ -50,8 +51,55 @@ def test_a_target_that_exists_is_refused_without_force(bert_checkpoint, bert_bun
     assert run("export", bert_checkpoint, "-o", out, "--no-verify", "--force").exit_code == 0
 
 
+@pytest.mark.parametrize("place", [".", ".."])
+def test_a_target_that_is_or_holds_the_checkpoint_is_refused_and_all_of_it_stays(
+    bert_checkpoint, tmp_path, place
+):
+    source = Path(shutil.copytree(bert_checkpoint, tmp_path / "deep" / "source"))
+    before = {path: path.read_bytes() for path in source.iterdir()}
+    line = only_line(run("export", source, "-o", source / place, "--force", "--no-verify"), 1)
+    assert "is or holds the input" in line
+    assert {path: path.read_bytes() for path in source.iterdir()} == before
+
+
+def test_optimize_counts_what_is_fused_in_both_graphs_of_an_encoder_decoder(tmp_path):
+    result = run("optimize", FOLDER, "-o", tmp_path / "out")
+    assert result.exit_code == 0, result.output
+    shown = result.stdout
+    assert "graphs\tas they were: export writes them fused" in shown
+    table = shown.partition("fused operators\n")[2].splitlines()
+    assert table == [
+        "operator\tdecoder\tencoder", "GroupQueryAttention\t2\t0", "MultiHeadAttention\t2\t1"
+    ]  # fmt: skip
+    assert "changed" not in shown
+
+
+PAIRS = "one\tzwei\n\ntwo\tdrei\n"
+
+
+@pytest.mark.parametrize("name", ["pairs.tsv", "pairs.txt", "pairs"])
+def test_quantize_reads_references_where_the_first_line_has_a_tab(tmp_path, name):
+    pytest.importorskip("sacrebleu")
+    data, out = tmp_path / name, tmp_path / "out"
+    data.write_text(PAIRS)
+    result = run("quantize", FOLDER, "-o", out, "--data", data, "--max-drop", 1)
+    assert result.exit_code == 0, result.output
+    (drop,) = [line for line in result.stdout.splitlines() if line.startswith("drop")]
+    assert " of BLEU / 100 (nrefs:1|case:mixed|" in drop and "version:" in drop
+
+
+def test_quantize_refuses_references_that_a_line_lacks_and_reads_plain_lines(tmp_path):
+    data, out = tmp_path / "pairs.txt", tmp_path / "out"
+    data.write_text(PAIRS + "three\n")
+    line = only_line(run("quantize", FOLDER, "-o", out, "--data", data, "--max-drop", 1), 1)
+    assert "line 4: 1 columns, but line 1 has 2" in line
+    data.write_text("one\ntwo\tthree\n")
+    result = run("quantize", FOLDER, "-o", out, "--data", data, "--max-drop", 1)
+    assert "of perplexity of the input bundle's answers" in result.stdout
+
+
 def test_the_engines_are_those_of_export():
-    from lmonnx.cli.compile import ENGINES
+    from lmonnx.cli.export import ENGINES
     from lmonnx.compiler.export import Engine
 
     assert tuple(Engine) == ENGINES

@@ -56,6 +56,15 @@ def test_eval_reads_objects_with_the_usual_keys(tmp_path, answers):
     assert right["metrics"]["exact_match"]["value"] == 1
 
 
+def test_eval_names_the_row_that_is_too_long_of_all_rows(tmp_path):
+    path = tmp_path / "a.tsv"
+    rows = 2000  # more than are read at once
+    path.write_text("one\ttwo\n" * rows + "x" * 96 + "\ttwo\n")
+    asked = ("--metric", "cer", "--split", "none", "--max-new-tokens", 1, "--num-beams", 1)
+    line = only_line(run("eval", FOLDER, path, *asked), 1)
+    assert f"row {rows + 1} has 97 tokens, the model takes 96" in line
+
+
 def test_files_of_different_lengths_are_refused(files):
     sources, references = files
     references.write_text("one\n")

@@ -12,6 +12,7 @@ import pytest
 import lmonnx
 from lmonnx.cli import bars, main
 from lmonnx.errors import GateError
+from lmonnx.runtime.session import MOST_THREADS
 from tests.cli.command_line import only_line, run
 
 TINY = Path(__file__).parents[1] / "golden" / "tiny-bert"
@@ -35,10 +36,26 @@ def test_a_reader_that_never_reads_is_not_told_of(args):
     assert done.stderr == b""
 
 
-def test_without_standard_output_nothing_is_printed_and_nothing_fails(tiny_bundle):
-    command = f'"{sys.executable}" -m lmonnx run "{tiny_bundle}" good >&-'
+@pytest.mark.parametrize("args", [f'run "{TINY}" good', f'inspect "{TINY}"', "--help"])
+def test_closed_standard_output_is_one_line_before_any_work(args):
+    command = f'"{sys.executable}" -m lmonnx {args} >&-'
+    done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, b"")
+    assert done.stderr.startswith(b"error: standard output is closed; ")
+    assert done.stderr.count(b"\n") == 1
+
+
+def test_everything_closed_fails_without_a_word(tiny_bundle):
+    command = f'"{sys.executable}" -m lmonnx run "{tiny_bundle}" good <&- >&- 2>&-'
+    assert subprocess.run(command, shell=True, timeout=60).returncode == 1
+
+
+@pytest.mark.parametrize("args", ["--help", "--version", "run --help", f'inspect "{TINY}"'])
+def test_what_reads_nothing_needs_no_standard_input(args):
+    command = f'"{sys.executable}" -m lmonnx {args} <&-'
     done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, b"")
+    assert done.stdout
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="has no /dev/full")
@@ -54,6 +71,15 @@ def test_help_that_cannot_be_written_is_one_line(args):
     command = f'"{sys.executable}" -m lmonnx {args} > /dev/full'
     done = subprocess.run(command, shell=True, capture_output=True, timeout=60)
     assert (done.returncode, done.stderr) == (1, b"error: No space left on device\n")
+
+
+@pytest.mark.parametrize("threads", [513, 100_000])
+def test_more_threads_than_any_host_has_are_wrong_usage(tiny_bundle, threads):
+    for command in (("run", tiny_bundle, "good"), ("bench", tiny_bundle)):
+        result = run(*command, "--threads", threads)
+        assert (result.exit_code, result.stdout) == (2, "")
+        assert "1<=x<=512" in result.stderr
+    assert MOST_THREADS == 512  # which the help says
 
 
 def test_closed_standard_input_is_one_line(tiny_bundle):
@@ -149,6 +175,46 @@ def test_a_bar_is_drawn_only_after_a_second_and_only_on_a_terminal(monkeypatch, 
         progress("work", 1, 2)
         assert "work" in capsys.readouterr().err
     assert capsys.readouterr().out == ""
+
+
+WITHOUT_ONNXRUNTIME = """
+import importlib.util as util, sys
+class Hide:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "onnxruntime":
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Hide())
+real = util.find_spec
+util.find_spec = lambda name, package=None: None if name == "onnxruntime" else real(name, package)
+from lmonnx.cli import main
+main(sys.argv[1:], prog_name="lmonnx")
+"""
+
+
+@pytest.mark.parametrize("args", [("--version",), ("--help",)])
+def test_help_and_version_need_no_onnxruntime(args):
+    command = [sys.executable, "-c", WITHOUT_ONNXRUNTIME, *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == run(*args).stdout
+
+
+@pytest.mark.parametrize("args", [("run", "x", "y"), ("doctor",), ("export", "--help")])
+def test_a_command_without_onnxruntime_is_one_line_with_the_way_out(args):
+    command = [sys.executable, "-c", WITHOUT_ONNXRUNTIME, *args]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == (
+        "error: lmonnx needs onnxruntime, which comes in two packages: "
+        "pip install 'lmonnx[cpu]' or pip install 'lmonnx[gpu]'\n"
+    )
+
+
+def test_every_command_is_where_the_group_says():
+    context = click.Context(main)
+    for name in main.list_commands(context):
+        assert main.get_command(context, name).name == name
+    assert main.get_command(context, "nothing") is None
 
 
 def test_the_group_lists_its_commands_in_the_order_of_the_pipeline():

@@ -1,5 +1,6 @@
 """Encoder-decoders on the command line: `run`, and what `inspect` shows of them."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -32,6 +33,37 @@ def test_a_line_in_is_a_line_out_and_an_empty_one_stays_empty(model, arguments, 
     result = run("run", FOLDER, *arguments, stdin="\n".join(texts) + end)
     assert result.exit_code == 0, result.output
     assert result.stdout == "".join(f"{answer.text}\n" for answer in model(texts))
+
+
+TOO_LONG = ("run", FOLDER, "-", "--split", "none")
+
+
+def test_a_line_that_is_too_long_has_an_empty_one_and_all_others_their_answers(model):
+    texts = ["one", "x" * 96, "", "y" * 20_000, "two three"]
+    result = run(*TOO_LONG, stdin="\n".join(texts))
+    answers = [model(text)[0].text if len(text) < 96 else "" for text in texts]
+    assert result.stdout == "".join(f"{answer}\n" for answer in answers)
+    assert result.exit_code == 1
+    assert result.stderr.splitlines() == [
+        "error: text 2 has 97 tokens, the model takes 96; shorten it, or allow split='auto' or "
+        "'truncate'",
+        "error: text 4 has 20001 tokens, the model takes 96; shorten it, or allow split='auto' or "
+        "'truncate'",
+        "error: 2 of the texts have no answer",
+    ]
+    several = run(*TOO_LONG, "--num-samples", 2, "--num-beams", 2, stdin="\n".join(texts))
+    assert several.stdout.count("\n") == 2 * len(texts)
+
+
+def test_a_line_that_is_too_long_is_an_error_object_of_json(model):
+    result = run(*TOO_LONG, "--json", stdin=f"one\n{'x' * 96}\ntwo")
+    first, wrong, last = [json.loads(line) for line in result.stdout.splitlines()]
+    assert [first["translation_text"], last["translation_text"]] == [
+        model(text)[0].text for text in ("one", "two")
+    ]
+    assert list(wrong) == ["error"]
+    assert wrong["error"].startswith("text 2 has 97 tokens")
+    assert result.exit_code == 1
 
 
 def test_arguments_keep_their_line_breaks(model):
@@ -86,13 +118,38 @@ def test_options_stand_in_the_place_of_the_checkpoints_own(model):
     )
 
 
+@pytest.mark.parametrize("asked", [(), ("--num-beams", 1), ("--max-new-tokens", 3)], ids=str)
+@pytest.mark.parametrize(
+    "stated", [{"encoder_no_repeat_ngram_size": 3}, {"do_sample": True, "num_beams": 3}], ids=str
+)
+def test_what_the_checkpoint_asks_for_and_is_not_built_is_refused_with_any_option(
+    tmp_path, stated, asked
+):
+    path = variant(tmp_path / "bundle", defaults={"max_length": 9, **stated})
+    line = only_line(run("run", path, "one", *asked), 1)
+    assert f"asks for {next(iter(stated))}" in line
+    data = tmp_path / "data.tsv"
+    data.write_text("one\ttwo\n")
+    assert "not built" in only_line(run("eval", path, data, *asked), 1)
+
+
+def test_chance_or_beams_is_what_the_user_says(tmp_path):
+    path = variant(tmp_path / "bundle", defaults={"do_sample": True, "num_beams": 3})
+    with lmonnx.load(path) as model:
+        beams = model("one", replace(model.defaults, num_beams=3))
+        drawn = model("one", replace(model.defaults, num_beams=1, temperature=1.0, seed=3))
+    assert run("run", path, "one", "--temperature", 0).stdout == f"{beams[0].text}\n"
+    asked = ("--temperature", 1, "--seed", 3)
+    assert run("run", path, "one", *asked).stdout == f"{drawn[0].text}\n"
+
+
 def test_languages_are_chosen_by_their_codes(several):
     with lmonnx.load(several) as model:
         expected = [model("one", target_lang=code)[0].text for code in IDS]
     for code, text in zip(IDS, expected, strict=True):
         assert run("run", several, "one", "--target-lang", code).stdout == f"{text}\n"
     assert "one of de, en, zh" in only_line(run("run", several, "one", "--target-lang", "xx"), 1)
-    assert "give target_lang" in only_line(run("run", several, "one"), 1)
+    assert "give target_lang (--target-lang), one of de" in only_line(run("run", several, "one"), 1)
 
 
 @pytest.mark.parametrize(

@@ -97,7 +97,8 @@ def test_translating_loads_no_heavy_module():
     assert count == "3" and not HEAVY & set(loaded)
 
 
-def test_importing_without_onnxruntime_says_which_extra_to_install():
+@pytest.mark.parametrize("use", ["import lmonnx; lmonnx.load", "from lmonnx import load"])
+def test_without_onnxruntime_every_name_says_which_extra_to_install(use):
     code = (
         "import sys\n"
         "class Hide:\n"
@@ -107,9 +108,10 @@ def test_importing_without_onnxruntime_says_which_extra_to_install():
         "sys.meta_path.insert(0, Hide())\n"
         "import importlib.util as u; real = u.find_spec\n"
         "u.find_spec = lambda n, p=None: None if n == 'onnxruntime' else real(n, p)\n"
-        "import lmonnx"
+        "import lmonnx\n"
+        "assert lmonnx.__version__ and not hasattr(lmonnx, '__nothing__')\n"
     )
-    ran = run(code)
+    ran = run(code + use)
     assert ran.returncode == 1
     last = ran.stderr.strip().splitlines()[-1]
     assert last.startswith("ImportError: lmonnx needs onnxruntime")

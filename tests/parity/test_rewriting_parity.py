@@ -5,6 +5,7 @@ Random checkpoints, exported and loaded; transformers decodes one text at a time
 
 from __future__ import annotations
 
+import json
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -212,6 +213,30 @@ def test_without_params_the_checkpoints_settings_are_followed(settled):
         found = ask(settled, model, TEXTS, None)
     for text, answer in zip(TEXTS, found, strict=True):
         check([answer], settled.wanted(text), ends)
+
+
+@pytest.mark.parametrize("begins", [tiny_pairs.START, tiny_pairs.FORCED])
+@pytest.mark.parametrize("name", ["mbart", "mbart-50", "m2m100", "nllb"])
+def test_the_target_unasked_is_the_language_that_the_checkpoint_begins_with(tmp_path, name, begins):
+    from transformers import AutoModelForSeq2SeqLM
+
+    if begins == tiny_pairs.START and FAMILIES[name].begins != begins:
+        pytest.skip("the decoder starts with no language")
+    folder, asked = tmp_path / "checkpoint", FAMILIES[name].asked
+    tokenizer, _ = tiny_pairs.write(folder, name, seed=3)
+    code = asked["target_lang"]
+    token = tokenizer.convert_tokens_to_ids(f"__{code}__" if name == "m2m100" else code)
+    path = folder / "generation_config.json"
+    stated = {"max_length": 12, "num_beams": 2, begins: token}
+    write_json(path, json.loads(path.read_text()) | stated)
+    theirs = AutoModelForSeq2SeqLM.from_pretrained(folder, dtype="float32").eval()
+    bundle = export(open_checkpoint(str(folder)), tmp_path / "bundle", verify=False)
+    assert bundle.manifest.generation.seq2seq.languages.target == code
+    with lmonnx.load(bundle.path, threads=1) as model:
+        for text in TEXTS:
+            (found,) = model(text, source_lang=asked["source_lang"])
+            row = theirs.generate(**tokenizer(text, return_tensors="pt"))[0].tolist()
+            assert list(found.token_ids) == row[1:]
 
 
 NOT_BUILT = (

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from lmonnx.bundle.manifest import Languages, Place
@@ -20,7 +20,8 @@ _SETTINGS = "tokenizer_config.json"
 def read_languages(checkpoint: Checkpoint) -> Languages | None:
     """Return the languages of a checkpoint, None where its tokenizer knows none.
 
-    The defaults are those that tokenizer_config.json states, where they are of the model.
+    The defaults are those that tokenizer_config.json states, where they are of the model; see
+    `aimed` for what the settings of generation say.
 
     Raises:
         StageError: A file is damaged.
@@ -41,6 +42,27 @@ def read_languages(checkpoint: Checkpoint) -> Languages | None:
         source=source if rules.source is not Place.NONE else None,
         target=target,
     )
+
+
+def aimed(languages: Languages | None, *, start: int, forced: int | None) -> Languages | None:
+    """Return languages whose default target is the one that `generate` begins with unasked.
+
+    Where the decoder is to start with a language but does not, and is forced to choose one, that
+    is the target's place.
+
+    Args:
+        languages: Of the tokenizer.
+        start: decoder_start_token_id.
+        forced: forced_bos_token_id.
+    """
+    if languages is None:
+        return None
+    by_id = {index: code for code, index in languages.ids.items()}
+    if languages.target_place is Place.START and start in by_id:
+        return replace(languages, target=by_id[start])
+    if languages.target_place in {Place.START, Place.FORCED} and forced in by_id:
+        return replace(languages, target_place=Place.FORCED, target=by_id[forced])
+    return languages
 
 
 def encoder_of(checkpoint: Checkpoint, name: str = "vocab.json") -> dict[str, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from lmonnx.bundle.manifest import Generation, Place
@@ -81,10 +81,16 @@ def default_params(generation: Generation, *, context: int) -> SamplingParams:
         ) from error
 
 
-def unmet(generation: Generation) -> str | None:
-    """Return a setting of the checkpoint that changes answers and is not built, with its value."""
+def unmet(generation: Generation, given: Collection[str] = ()) -> str | None:
+    """Return a setting of the checkpoint that changes answers and is not built, with its value.
+
+    Args:
+        generation: What the manifest says.
+        given: Params that stand in the place of the checkpoint's own, by their names.
+    """
     stated = generation.defaults or {}
-    if stated.get("do_sample") is True and (stated.get("num_beams") or 1) > 1:
+    drawn_beams = stated.get("do_sample") is True and (stated.get("num_beams") or 1) > 1
+    if drawn_beams and "temperature" not in given:  # which says whether to draw
         return f"do_sample = True of num_beams = {stated['num_beams']}"
     for name, value in stated.items():
         if name in _NOT_BUILT and value not in _NOT_BUILT[name]:

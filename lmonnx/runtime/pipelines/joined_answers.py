@@ -5,31 +5,49 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
+from lmonnx.errors import InputError
 from lmonnx.runtime.generate.request import Completion
 from lmonnx.runtime.generate.stopping import LENGTH, STOP
 from lmonnx.runtime.pipelines.sentences import joint
-from lmonnx.runtime.pipelines.source_parts import Part
+from lmonnx.runtime.pipelines.source_parts import Part, Refused
 
 
 def joined(
     parts: Sequence[Part], found: Sequence[Sequence[Completion]]
-) -> Iterator[list[Completion]]:
+) -> Iterator[list[Completion] | Refused]:
     """Yield each text's answers: its parts' first ones joined, their second ones, and so on.
+
+    A text with a part at fault has none.
 
     Args:
         parts: In the order of their rows.
         found: The answers to each, best first.
     """
     pairs = zip(parts, found, strict=True)
-    for _, group in groupby(pairs, key=lambda pair: pair[0].row):
+    for row, group in groupby(pairs, key=lambda pair: pair[0].row):
         of_text, answers = zip(*group, strict=True)
-        if len(of_text) == 1:
+        fault = next((part.fault for part in of_text if part.fault), None)
+        if fault is not None:
+            yield Refused(row, fault)
+        elif len(of_text) == 1:
             yield list(answers[0])
-            continue
-        count = max(map(len, answers))  # fewer where no other was possible
-        yield [
-            _join(of_text, [each[min(i, len(each) - 1)] for each in answers]) for i in range(count)
-        ]
+        else:
+            count = max(map(len, answers))  # fewer where no other was possible
+            yield [
+                _join(of_text, [each[min(i, len(each) - 1)] for each in answers])
+                for i in range(count)
+            ]
+
+
+def required(found: list[Completion] | Refused) -> list[Completion]:
+    """Return a text's answers.
+
+    Raises:
+        InputError: It has none.
+    """
+    if isinstance(found, Refused):
+        raise InputError(str(found))
+    return found
 
 
 def _join(parts: Sequence[Part], answers: Sequence[Completion]) -> Completion:

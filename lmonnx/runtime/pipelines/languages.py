@@ -89,7 +89,7 @@ def _token(languages: Languages, code: str | None, side: str) -> tuple[int, ...]
     if code is None:
         raise InputError(
             f"the model translates {'from' if side == 'source' else 'into'} several languages; "
-            f"give {side}_lang, one of {_some(languages.ids)}"
+            f"give {side}_lang (--{side}-lang), one of {_some(languages.ids)}"
         )
     if not isinstance(code, str) or code not in languages.ids:
         raise _unknown(code, languages.ids, side)

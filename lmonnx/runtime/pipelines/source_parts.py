@@ -26,13 +26,38 @@ class Split(StrEnum):
 class Part:
     """What is read at once of the text in `row`: no ids where it is blank.
 
-    `after` stands between its answer and the next part's; None is what the script wants.
+    `after` stands between its answer and the next part's; None is what the script wants. `fault`
+    is why the model cannot read it; it has no ids then.
     """
 
     row: int
     text: str
     after: str | None
     ids: tuple[int, ...] = ()
+    fault: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A text without an answer: its place in the input, from 0, and what is wrong with it."""
+
+    row: int
+    why: str
+
+    def __str__(self) -> str:
+        return f"text {self.row} {self.why}"
+
+
+def all_read(parts: list[Part]) -> list[Part]:
+    """Return parts that the model reads all of.
+
+    Raises:
+        InputError: One is at fault.
+    """
+    for part in parts:
+        if part.fault:
+            raise InputError(str(Refused(part.row, part.fault)))
+    return parts
 
 
 class Cutter:
@@ -62,20 +87,19 @@ class Cutter:
             )
 
     def whole(self, texts: Sequence[str], first: int, *, truncate: bool) -> list[Part]:
-        """Return a part a text; `first` is the row of the first.
-
-        Raises:
-            InputError: One is too long, and not to be truncated.
-        """
+        """Return a part a text; `first` is the row of the first. What is too long is at fault."""
         parts = self._made([Part(row, text, None) for row, text in enumerate(texts, first)])
         for place, part in enumerate(parts):
-            if len(part.ids) > self._limit:
-                if not truncate:
-                    raise InputError(
-                        f"text {part.row} has {len(part.ids)} tokens, the model takes "
-                        f"{self._limit}; shorten it, or allow split='auto' or 'truncate'"
-                    )
+            if len(part.ids) <= self._limit:
+                continue
+            if truncate:
                 parts[place] = replace(part, ids=self._truncated(part.ids))
+            else:
+                fault = (
+                    f"has {len(part.ids)} tokens, the model takes {self._limit}; shorten it, or "
+                    "allow split='auto' or 'truncate'"
+                )
+                parts[place] = replace(part, ids=(), fault=fault)
         return parts
 
     def by_sentence(self, texts: Sequence[str], first: int, *, longest: int) -> list[Part]:

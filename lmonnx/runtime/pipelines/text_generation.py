@@ -6,8 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from threading import Lock
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import BundleError, InputError
@@ -27,6 +26,7 @@ from lmonnx.runtime.generate.request import Chunk, Completion, Job
 from lmonnx.runtime.generate.sampled import Sampled
 from lmonnx.runtime.generate.structured import Grammars
 from lmonnx.runtime.generate.voice import Voice
+from lmonnx.runtime.pipelines.lasting import Lasting
 from lmonnx.runtime.session import SessionConfig
 
 Prompt = str | Sequence[int]
@@ -34,7 +34,7 @@ Message = Mapping[str, Any]
 GREEDY = SamplingParams()
 
 
-class TextGenerator:
+class TextGenerator(Lasting):
     """A loaded decoder; any number of threads may share it, their requests run together.
 
     A prompt is a text, or its token ids. What it has in common with an earlier one is not
@@ -194,19 +194,7 @@ class TextGenerator:
         return score(ids, self._run, context=self.context, window=window, stride=stride)
 
     def close(self) -> None:
-        """End every request with an error; the model cannot be used again."""
         self._engine.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def _run(self, jobs: Sequence[Job]) -> None:
         """Run jobs to their ends; all are cancelled where one fails, or the caller gives up."""

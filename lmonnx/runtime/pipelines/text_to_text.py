@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
-from types import TracebackType
-from typing import ClassVar, Self
+from typing import ClassVar
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import BundleError, InputError, UnsupportedError
@@ -18,9 +17,10 @@ from lmonnx.runtime.generate.seq2seq_engines import Seq2SeqEngines
 from lmonnx.runtime.generate.stopping import STOP, ids_that_stop
 from lmonnx.runtime.pipelines.base import as_plain, check_many, read_ahead
 from lmonnx.runtime.pipelines.default_params import default_params, unmet
-from lmonnx.runtime.pipelines.joined_answers import joined
+from lmonnx.runtime.pipelines.joined_answers import joined, required
 from lmonnx.runtime.pipelines.languages import Frame, codes, make_frame
-from lmonnx.runtime.pipelines.source_parts import Cutter, Part, Split
+from lmonnx.runtime.pipelines.lasting import Lasting
+from lmonnx.runtime.pipelines.source_parts import Cutter, Part, Refused, Split, all_read
 from lmonnx.runtime.pipelines.spoken import spoken
 from lmonnx.runtime.session import SessionConfig
 
@@ -36,7 +36,7 @@ class Request:
     split: Split
 
 
-class TextToText:
+class TextToText(Lasting):
     """A loaded encoder-decoder; any number of threads may share it.
 
     `defaults` is how the checkpoint wants to be decoded; `dataclasses.replace` changes it.
@@ -67,7 +67,7 @@ class TextToText:
         self.config = config or SessionConfig()
         text = bundle.manifest.text
         self._source = SourceTokenizer(bundle.path, text)
-        self._target = TargetTokenizer(bundle.path, text)
+        self._target = TargetTokenizer(bundle.path, text, self._source)
         self._engines = Seq2SeqEngines(bundle, self.config, capacity=capacity or Capacity())
         self.context = self._engines.context
         self.source_limit = self._engines.source_positions
@@ -109,7 +109,8 @@ class TextToText:
         request = self._request(params, source_lang, target_lang, prefix, split)
         check_many(texts)
         given = [texts] if isinstance(texts, str) else [as_plain(text) for text in texts]
-        return list(chain.from_iterable(self._answered(given, request)))
+        parts = all_read(self._cut(given, request))
+        return list(chain.from_iterable(map(required, self._found(parts, request))))
 
     def answers(
         self,
@@ -124,6 +125,30 @@ class TextToText:
         """Yield the `params.n` answers of each text, best first, of an endless input too.
 
         Memory is bounded: some thousand texts are read ahead. The arguments are a call's.
+
+        Raises:
+            InputError: As for a call; for a text, once those before it are answered.
+        """
+        found = self.attempts(
+            texts, params, source_lang=source_lang, target_lang=target_lang, prefix=prefix,
+            split=split,
+        )  # fmt: skip
+        return map(required, found)
+
+    def attempts(
+        self,
+        texts: Iterable[str],
+        params: SamplingParams | None = None,
+        *,
+        source_lang: str | None = None,
+        target_lang: str | None = None,
+        prefix: str | None = None,
+        split: Split | str | None = None,
+    ) -> Iterator[list[Completion] | Refused]:
+        """Yield what `answers` does, and in the place of a text that is too long why it has none.
+
+        Raises:
+            InputError: An option is wrong, or what should be a text is none.
         """
         request = self._request(params, source_lang, target_lang, prefix, split)
         check_many(texts)
@@ -153,22 +178,10 @@ class TextToText:
         request = self._request(params, source_lang, target_lang, prefix, split)
         if max(params.n, params.num_beams) > 1:
             raise InputError("a stream is of one answer: leave n and num_beams at 1")
-        return self._chunks(self._cut([text], request), request)
+        return self._chunks(all_read(self._cut([text], request)), request)
 
     def close(self) -> None:
-        """End every request with an error; the model cannot be used again."""
         self._engines.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     def cut(self, texts: Sequence[str], first: int, split: Split, cutter: Cutter) -> list[Part]:
         """Return the parts of texts that the model reads at once; `first` is the first's row."""
@@ -233,17 +246,17 @@ class TextToText:
             raise InputError(f"split is {split!r:.40}, must be one of {known}")
         return Split(split)
 
-    def _read(self, texts: Iterable[str], request: Request) -> Iterator[list[Completion]]:
+    def _read(self, texts: Iterable[str], request: Request) -> Iterator[list[Completion] | Refused]:
         first = 0
         for chunk in read_ahead(texts):
-            yield from self._answered([as_plain(text) for text in chunk], request, first=first)
+            parts = self._cut([as_plain(text) for text in chunk], request, first=first)
+            yield from self._found(parts, request)
             first += len(chunk)
 
-    def _answered(
-        self, texts: Sequence[str], request: Request, *, first: int = 0
-    ) -> Iterator[list[Completion]]:
-        """Return the answers of each text; `first` is the row of the first."""
-        parts = self._cut(texts, request, first=first)
+    def _found(
+        self, parts: Sequence[Part], request: Request
+    ) -> Iterator[list[Completion] | Refused]:
+        """Return the answers to each text that `parts` are of."""
         found = iter(self._run([part.ids for part in parts if part.ids], request))
         blank = [_BLANK] * request.params.n
         return joined(parts, [next(found) if part.ids else blank for part in parts])

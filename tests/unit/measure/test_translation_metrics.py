@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lmonnx.errors import UnsupportedError
 from lmonnx.measure.edits import character_errors, edit_distance, exact_matches
-from lmonnx.measure.written import MEASURES, TASKS, Written, check_installed
+from lmonnx.measure.written import MEASURES, TASKS, TITLES, Written, check_installed
 
 GIVEN = ("a man rides a horse .", "two dogs run in the snow", "", "the house is small")
 TRUE = (
@@ -118,3 +118,21 @@ def test_a_missing_package_is_named_with_its_extra(name, monkeypatch):
 def test_character_metrics_need_no_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "sacrebleu", None)
     check_installed(["cer", "exact_match"])
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("bleu", "BLEU / 100 (nrefs:1|case:mixed|"),
+        ("ter", "1 − TER / 100 (nrefs:1|case:lc|"),
+        ("rouge1", "ROUGE-1 ("),
+        ("exact_match", "exact match"),
+        ("cer", "1 − CER"),
+    ],
+)
+def test_what_a_gate_measures_has_its_name_scale_and_signature(name, said):
+    pytest.importorskip("sacrebleu")
+    pytest.importorskip("rouge_score")
+    measured = Written(("a b", "c"), (("a b",), ("d",)), (name,)).measured
+    assert measured.startswith(said) and (measured == said or measured.endswith(")"))
+    assert set(TITLES) == set(MEASURES)

@@ -45,6 +45,7 @@ def build_graph(
         encoded = family.encoder(Scope(graph, params), config, first=head.reads_first(config))
         outputs = head(Scope(graph, params.of_head(task)), config, encoded, classes)
         config.finish()
+        params.finish()
         for output in outputs:
             graph.output(output.value, output.name, np.float32, output.shape)
     finally:

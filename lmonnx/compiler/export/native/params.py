@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from lmonnx.errors import StageError
 
 # Checkpoints converted from TensorFlow before 2019 keep its names.
 _OLD_NAMES = {"LayerNorm.weight": "LayerNorm.gamma", "LayerNorm.bias": "LayerNorm.beta"}
+_NUMBER = re.compile(r"(?<=\.)\d+(?=\.)")
 
 
 class Params:
@@ -27,10 +29,13 @@ class Params:
         self._prefix = prefix
         self._base = base
         self._task = task
+        self._read: set[str] = set()
 
     def of_head(self, task: str) -> Params:
         """Return the same tensors; where one is missing there is no head for `task`."""
-        return Params(self._weights, self._prefix, task, base=self._base)
+        head = Params(self._weights, self._prefix, task, base=self._base)
+        head._read = self._read
+        return head
 
     def read(self, name: str, *shape: int) -> NDArray[np.float32]:
         """Return one tensor in float32.
@@ -39,6 +44,7 @@ class Params:
             StageError: It is missing, of another shape, or holds NaN or infinity.
         """
         found = self._find(name)
+        self._read.add(found)
         if (actual := tuple(self._weights.shape(found))) != shape:
             raise StageError(
                 f"{found} has the shape {actual}, config.json asks for {shape}; "
@@ -62,6 +68,29 @@ class Params:
         """Return torch's (out, in) matrix as the (in, out) one that MatMul takes."""
         return np.ascontiguousarray(self.read(name, *shape).T)
 
+    def finish(self) -> None:
+        """Refuse layers that config.json does not count; other tensors may stay unread.
+
+        Raises:
+            StageError: There is a tensor like those that were read, of a later layer.
+        """
+        last: dict[str, int] = {}
+        for name in self._read:
+            for kind, number in _numbered(name):
+                last[kind] = max(number, last.get(kind, 0))
+        over = [
+            name
+            for name in self._weights.names()
+            if name not in self._read
+            and any(number > last.get(kind, number) for kind, number in _numbered(name))
+        ]
+        if over:
+            more = f" and {len(over) - 1} more tensors" if len(over) > 1 else ""
+            raise StageError(
+                f"{over[0]}{more} belong to layers that config.json does not count; the weights "
+                "and the config are not of one model"
+            )
+
     def _spellings(self, name: str) -> tuple[str, ...]:
         old = name
         for new_end, old_end in _OLD_NAMES.items():
@@ -79,3 +108,9 @@ class Params:
             f"the checkpoint has no tensor {name}, so it has no head for {self._task}; take one "
             "that was fine-tuned for it, or this one's encoder alone by --task feature-extraction"
         )
+
+
+def _numbered(name: str) -> Iterator[tuple[str, int]]:
+    """Yield a name without each of its numbers in turn, and that number."""
+    for match in _NUMBER.finditer(name):
+        yield f"{name[: match.start()]}#{name[match.end() :]}", int(match[0])

@@ -1,5 +1,8 @@
 """Tensors that are missing, of another shape, type or name: read as they are meant, or refused."""
 
+import json
+import re
+
 import ml_dtypes
 import numpy as np
 import pytest
@@ -9,6 +12,8 @@ from lmonnx.compiler.export import export
 from lmonnx.errors import StageError
 from lmonnx.measure.parity import measure_parity, read_golden
 from tests import tiny
+from tests.tiny_decoders import write_gpt2, write_llama
+from tests.tiny_seq2seq import write_marian, write_t5
 from tests.unit.compiler.export.test_native import GOLDEN, QUERY, exported, refused
 
 pytestmark = pytest.mark.compiler
@@ -36,6 +41,44 @@ def test_a_tensor_that_is_not_finite_is_named(tmp_path, value, dtype):
         arrays[QUERY["bert"]][3, 3] = value
 
     refused(tmp_path, StageError, "query.weight holds NaN or infinity", dtype=dtype, edit=spoil)
+
+
+@pytest.mark.parametrize("family", tiny.WRITERS)
+def test_a_layer_that_config_json_does_not_count_is_named(tmp_path, family):
+    later = re.sub(r"\.\d+\.", ".7.", QUERY[family], count=1)
+
+    def add(arrays: tiny.Arrays) -> None:
+        arrays[later] = arrays[QUERY[family]]
+
+    said = f"{later} belong to layers that config.json does not count"
+    refused(tmp_path, StageError, said, family, edit=add)
+
+
+@pytest.mark.parametrize(
+    ("write", "fewer"),
+    [
+        (write_llama, {"num_hidden_layers": 1}),
+        (write_gpt2, {"n_layer": 1}),
+        (write_marian, {"encoder_layers": 1}),
+        (write_marian, {"decoder_layers": 1}),
+        (write_t5, {"num_decoder_layers": 1}),
+    ],
+)
+def test_a_config_of_fewer_layers_than_the_weights_is_refused(tmp_path, write, fewer):
+    source = write(tmp_path / "source")
+    config = json.loads((source / "config.json").read_text())
+    (source / "config.json").write_text(json.dumps({**config, **fewer}))
+    with pytest.raises(StageError, match=r"\.1\..* and \d+ more tensors belong to layers"):
+        export(open_checkpoint(str(source)), tmp_path / "bundle", verify=False)
+    assert not (tmp_path / "bundle").exists()
+
+
+@pytest.mark.parametrize("name", ["lm_head.weight", "encoder.block.0.unused", "x.9.y", "9"])
+def test_other_tensors_may_be_left_over(tmp_path, name):
+    def add(arrays: tiny.Arrays) -> None:
+        arrays[name] = np.zeros(3, np.float32)
+
+    exported(tmp_path, "bert", edit=add)
 
 
 def rename(arrays: tiny.Arrays, change) -> None:

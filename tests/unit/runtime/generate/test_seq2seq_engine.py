@@ -56,7 +56,9 @@ def stream(engines, source, asked):
 def is_empty(engine):
     """Whether nothing runs or waits, once a step has let go of what was cancelled."""
     engine.step()
-    return not (engine._lane or len(engine._model.sources.held) or engine._waiting or engine._arrived)
+    return not (
+        engine._lane or len(engine._model.sources.held) or engine._waiting or engine._arrived
+    )
 
 
 KINDS = (

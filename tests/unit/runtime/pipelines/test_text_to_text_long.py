@@ -131,6 +131,19 @@ def test_a_task_that_is_neither_refuses_what_is_too_long(load):
     assert model("y" * 200, split="auto")[0].prompt_tokens > 200
 
 
+def test_a_text_that_is_too_long_keeps_no_other_from_its_answer(load):
+    model = load(task=Task.TEXT_TO_TEXT)
+    found = list(model.attempts(["x", "y" * 200, "", "z"]))
+    assert [found[0], found[2], found[3]] == [model(text) for text in ("x", "", "z")]
+    assert (found[1].row, str(found[1])[:19]) == (1, "text 1 has 201 toke")
+    answers = model.answers(["x", "y" * 200])
+    assert next(answers) == model("x")
+    with pytest.raises(InputError, match="text 1 has 201"):
+        next(answers)
+    with pytest.raises(InputError, match="text 0 has 201"):
+        model.stream("y" * 200)
+
+
 def test_chinese_answers_are_joined_without_a_space(load):
     model = load(languages=Languages({"zh": 262}, Place.NONE, Place.FORCED, target="zh"))
     forced = tuple(model._target.within("語"))

@@ -84,6 +84,7 @@ def _write(
         params = Params(checkpoint.weights(), family.prefix, base=family.base)
         g = Scope(GraphBuilder(weights), params)
         append(g, decoder)
+        params.finish()
     finally:
         weights.close()
     model = g.graph.model(checkpoint.architecture)

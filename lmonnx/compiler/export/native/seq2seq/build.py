@@ -69,6 +69,7 @@ def build_seq2seq(
         model = g.graph.model(f"{checkpoint.architecture}-{role}")
         onnx.save(model, path)
         specs[role] = graph_spec(model, files[role], optimized=True)
+    params.finish()
     return specs
 
 
