@@ -144,6 +144,11 @@ def paired(source, folder, model, torch):
     plan = read_seq2seq(checkpoint)
     (folder / "onnx").mkdir(exist_ok=True)
     build_seq2seq(checkpoint, plan, folder, SEQ2SEQ_FILES)
+    graphs = {role: folder / file for role, file in SEQ2SEQ_FILES.items()}
+    return compared(graphs, cache_spec(plan), model, torch)
+
+
+def compared(graphs, cache, model, torch):
     draw = np.random.default_rng(3)
     config = model.config
     sources = [draw.integers(3, config.vocab_size, length).tolist() for length in SOURCES]
@@ -151,8 +156,8 @@ def paired(source, folder, model, torch):
     answers = draw.integers(3, words, (len(sources) * BEAMS, LENGTH))
     answers[:, 0] = config.decoder_start_token_id
     return Pair(
-        {role: folder / file for role, file in SEQ2SEQ_FILES.items()},
-        cache_spec(plan),
+        graphs,
+        cache,
         sources,
         answers,
         logits_of(model, torch, sources, answers),

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from lmonnx.bundle.draft import Draft
-from lmonnx.bundle.manifest import Place
+from lmonnx.bundle.manifest import Languages, Place
 from lmonnx.compiler.checkpoint import open_checkpoint
-from lmonnx.compiler.export.languages import read_languages
+from lmonnx.compiler.export.languages import aimed, read_languages
 from lmonnx.compiler.export.sentencepiece_model import PieceType, read_model
 from lmonnx.compiler.export.text import export_text
 from lmonnx.errors import LmonnxError, StageError, UnsupportedError
@@ -150,6 +150,26 @@ def test_a_marian_of_many_languages_marks_the_target_alone(tmp_path):
     assert dict(found.ids) == {"fra": len(MARIAN) - 3, "de_AT": len(MARIAN) - 2}
     assert (found.source_place, found.target_place) == (Place.NONE, Place.BEFORE)
     assert (found.source, found.target) == (None, "fra")
+
+
+@pytest.mark.parametrize(
+    ("place", "start", "forced", "found"),
+    [
+        (Place.START, 7, None, (Place.START, "de")),
+        (Place.START, 7, 8, (Place.START, "de")),
+        (Place.START, 2, 8, (Place.FORCED, "en")),
+        (Place.START, 2, 0, (Place.START, "fr")),
+        (Place.START, 2, None, (Place.START, "fr")),
+        (Place.FORCED, 2, 8, (Place.FORCED, "en")),
+        (Place.FORCED, 7, None, (Place.FORCED, "fr")),
+        (Place.BEFORE, 7, 8, (Place.BEFORE, "fr")),
+    ],
+)
+def test_the_target_unasked_is_what_generate_begins_with(place, start, forced, found):
+    stated = Languages({"de": 7, "en": 8, "fr": 9}, Place.AFTER, place, target="fr")
+    made = aimed(stated, start=start, forced=forced)
+    assert (made.target_place, made.target) == found
+    assert aimed(None, start=start, forced=forced) is None
 
 
 @pytest.mark.parametrize("architecture", ["t5", "pegasus", "bart", "bert"])
