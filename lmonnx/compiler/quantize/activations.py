@@ -65,7 +65,7 @@ def balanced_factors(peak: Floats, importance: Floats, matrix: Floats) -> Floats
     """
     spread = np.sqrt(np.square(matrix).mean(axis=1))
     found = [_between(peak, spread, exponent) for exponent in _EXPONENTS]
-    return min(found, key=lambda each: _expected_error(peak, importance, matrix, each))
+    return min(found, key=lambda each: expected_error(peak, importance, matrix, each))
 
 
 def _between(peak: Floats, spread: Floats, exponent: float) -> Floats:
@@ -75,8 +75,8 @@ def _between(peak: Floats, spread: Floats, exponent: float) -> Floats:
     return np.asarray(np.exp(logs - logs.mean()), np.float32)
 
 
-def _expected_error(peak: Floats, importance: Floats, matrix: Floats, factors: Floats) -> float:
-    """Return 12 times the expected squared error of all outputs of a row."""
+def expected_error(peak: Floats, importance: Floats, matrix: Floats, factors: Floats) -> float:
+    """Return 12 times the expected squared error of all outputs of a row, as above."""
     weights = matrix * factors[:, None]
     scale = (peak / factors).max() / EIGHT_BITS
     scales = np.abs(weights).max(axis=0) / SEVEN_BITS

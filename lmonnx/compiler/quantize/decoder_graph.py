@@ -61,10 +61,14 @@ class Recipe:
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What graphs of one folder hold in common: bytes, and tables in blocks by their place."""
+    """What graphs of one folder hold in common: bytes, and by their place what tables are made of.
+
+    `tables` are in blocks; `factors` are what the channels of those by rows are multiplied by.
+    """
 
     known: Known = field(default_factory=Known)
     tables: dict[tuple[str, ...], Blocks] = field(default_factory=dict)
+    factors: dict[tuple[str, ...], Floats] = field(default_factory=dict)
 
 
 def write_decoder(
@@ -138,8 +142,8 @@ class _Writer(RowWriter):
         form = self.recipe.forms[tied.name if tied else name]
         if not form.block_size:
             factor, y = self._scaled(y)
-            self._store_table(weight, SEVEN_BIT_TABLE if tied else form)
-            self.row_lookup(node.input[1], weight, name, y, factor)
+            channels = self._store_table(weight, SEVEN_BIT_TABLE if tied else form)
+            self.row_lookup(node.input[1], weight, name, y, factor=factor, channels=channels)
             return
         if tied:
             self._round_blocks(tied)
@@ -155,11 +159,18 @@ class _Writer(RowWriter):
         table = self.read(self.tensors[weight])
         return quantize_blocks(table, bits=form.bits, block_size=form.block_size)
 
-    def _store_table(self, weight: str, form: Form) -> None:
+    def _store_table(self, weight: str, form: Form) -> Floats | None:
+        """Store a table, once; return the factors of its channels, (E,), if it has any."""
+        place = _place(self.tensors[weight])
+        if weight in self.recipe.factors.rows:
+            self.shared.factors[place] = self.recipe.factors.rows[weight]
+        factors = self.shared.factors.get(place)
         if weight not in self.tables:
             limit = EIGHT_BITS if form == BY_ROWS else SEVEN_BITS
             table = np.asarray(self.read(self.tensors[weight]), np.float32)
-            self.store_table(weight, quantize_columns(table.T, limit))
+            factored = table if factors is None else table * factors
+            self.store_table(weight, quantize_columns(factored.T, limit))
+        return factors
 
     def _layer(self, layer: Layer, output: str) -> None:
         if self.recipe.forms[layer.name].block_size:

@@ -6,6 +6,7 @@ columns of up are. The rows of the matrices that read it are multiplied, so the 
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -13,7 +14,8 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lmonnx.compiler.quantize.layers import Layer
+from lmonnx.compiler.quantize.layers import Layer, is_lookup
+from lmonnx.compiler.quantize.writer import reads
 
 Floats = NDArray[np.float32]
 _NORMS = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
@@ -65,12 +67,14 @@ class Factors:
 def find_folds(model: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, Fold]:
     """Return where the factors of the values that layers read can go.
 
-    A value that something else reads too has none.
+    A value that something else reads too has none, nor one whose matrix has another reader than
+    the lookups of a table; these have to take the factors back.
     """
     graph = model.graph
+    lookups = Counter(node.input[0] for node in graph.node if is_lookup(node))
     readers: dict[str, list[str]] = {}
     for node in graph.node:
-        for name in node.input:
+        for name in reads(node):
             readers.setdefault(name, []).append(node.output[0])
     for output in graph.output:
         readers.setdefault(output.name, []).append("")
@@ -78,8 +82,10 @@ def find_folds(model: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, Fol
     found: dict[str, Fold] = {}
     for value in dict.fromkeys(layer.value for layer in layers):
         maker = seen.makers.get(value)
-        reading = sum(layer.value == value for layer in layers)
-        if maker is None or len(readers[value]) != reading:
+        reading = [layer for layer in layers if layer.value == value]
+        if maker is None or len(readers[value]) != len(reading):
+            continue
+        if any(len(readers[x.weight]) > 1 + x.rows * lookups[x.weight] for x in reading):
             continue
         if fold := _FOLDS.get(maker.op_type, _none)(seen, maker):
             found[value] = fold

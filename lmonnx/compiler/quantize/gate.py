@@ -114,9 +114,9 @@ class LabelledGate:
         count, agreement = len(self.examples), self.before.agreement(after)
         value = self.before.drop(after)
         if not after.is_sound or np.isnan(value):  # of a constant there is no correlation
-            return Drop(1.0, _EVERYTHING, count, _ended(self.before.MEASURED, after), agreement)
+            return Drop(1.0, _EVERYTHING, count, _ended(self.before.measured, after), agreement)
         interval = self.before.interval(after)
-        return Drop(value, interval, count, self.before.MEASURED, agreement)
+        return Drop(value, interval, count, self.before.measured, agreement)
 
 
 def _ended(measured: str, after: Judged) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,14 +11,20 @@ import onnx
 from numpy.typing import NDArray
 
 from lmonnx.compiler.graph import read_weight
-from lmonnx.compiler.quantize.activations import balanced_factors, channel_factors
+from lmonnx.compiler.quantize.activations import (
+    balanced_factors,
+    channel_factors,
+    expected_error,
+)
 from lmonnx.compiler.quantize.decoder_graph import Recipe
-from lmonnx.compiler.quantize.folding import Factors, find_folds
+from lmonnx.compiler.quantize.folding import Factors, Fold, find_folds
 from lmonnx.compiler.quantize.layers import Layer
 from lmonnx.compiler.quantize.moments import Moments
 from lmonnx.compiler.quantize.recipes import Plan, forms
 from lmonnx.compiler.quantize.rounding import Scale
 from lmonnx.compiler.quantize.weights import EIGHT_BITS
+
+_WORTH_IT = 0.5  # of the expected squared error
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,14 +67,31 @@ def recipe_of(source: GraphSource, plan: Plan, keep: Collection[str]) -> Recipe:
         if not all(layer.name in held and not held[layer.name].block_size for layer in readers):
             continue
         fold = folds.get(value)
-        if fold is not None:
-            matrix = np.concatenate([source.matrix(layer) for layer in readers], axis=1)
-            if fold.vectors:  # a norm's rows are all of one length: they can share a scale
-                chosen = balanced_factors(seen.peak, seen.importance, matrix)
-                scales[value] = Scale(float((seen.peak / chosen).max()) / EIGHT_BITS)
-            else:
-                chosen = channel_factors(seen.peak, [matrix])
+        chosen = _smoothing(source, seen, fold, readers) if fold is not None else None
+        if fold is not None and chosen is not None:
             factors.add(value, fold, readers, chosen)
+            if fold.vectors:  # a norm's rows are all of one length: they can share a scale
+                scales[value] = Scale(float((seen.peak / chosen).max()) / EIGHT_BITS)
         elif float(seen.peak.max()) <= plan.steady * seen.typical:
             scales[value] = Scale.over(seen.least, seen.most)
     return Recipe(held, source.moments, factors, scales)
+
+
+def _smoothing(
+    source: GraphSource, seen: Moments, fold: Fold, readers: Sequence[Layer]
+) -> NDArray[np.float32] | None:
+    """Return what to divide a value's channels by, (K,), or None where that is not worth it.
+
+    A table's lookups have to multiply them back, and lose a little.
+    """
+    matrix = np.concatenate([source.matrix(layer) for layer in readers], axis=1)
+    if not fold.vectors:
+        return channel_factors(seen.peak, [matrix])
+    chosen = balanced_factors(seen.peak, seen.importance, matrix)
+    if any(layer.rows for layer in readers):
+        after, before = (
+            expected_error(seen.peak, seen.importance, matrix, each)
+            for each in (chosen, np.ones_like(chosen))
+        )
+        return chosen if after < _WORTH_IT * before else None
+    return chosen

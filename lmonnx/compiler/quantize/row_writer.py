@@ -68,13 +68,25 @@ class RowWriter(BlockWriter):
         self.store(f"{weight}_table_int8", columns[0].T)
         self.tables[weight] = columns[1]
 
-    def row_lookup(self, ids: str, weight: str, name: str, y: str, factor: float = 1.0) -> None:
-        """Append y = factor · rows of a stored table."""
+    def row_lookup(
+        self,
+        ids: str,
+        weight: str,
+        name: str,
+        y: str,
+        *,
+        factor: float = 1.0,
+        channels: NDArray[np.float32] | None = None,
+    ) -> None:
+        """Append y = factor · rows of a stored table, each channel divided by its own of (E,)."""
         scales = self.tables[weight] * np.float32(factor)
         stored = self.store(f"{name}/row_scale", scales[:, None])
         rows = self.op("Gather", [f"{weight}_table_int8", ids], f"{name}/int8", axis=0)
         scale = self.op("Gather", [stored, ids], f"{name}/scale", axis=0)
         floats = self.op("Cast", [rows], f"{name}/Cast", to=1)
+        if channels is not None:
+            inverse = self.store(f"{weight}_channels", (1 / channels).astype(np.float32))
+            floats = self.op("Mul", [floats, inverse], f"{name}/channels")
         self.op("Mul", [floats, scale], f"{name}/Mul", y)
 
     def table_product(self, x: str, weight: str, name: str, y: str, fixed: Scale | None) -> None:
