@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -113,14 +113,16 @@ class _Rewriter(Rounding):
         read: dict[str, list[onnx.NodeProto]] = {}
         for node in layers:
             read[node.input[0]] = [*read.get(node.input[0], []), node]
-        for value, nodes in read.items():
-            seen = self.calibration.get(value)
-            if seen is not None and value in norms:
-                self.factors[value] = channel_factors(
-                    seen.peak, [self._matrix(node) for node in nodes]
-                )
-            elif seen is not None and is_one_sided(seen):
-                self.one_sided.add(value)
+        for values in _sharing(read):
+            nodes = [node for value in values for node in read[value]]
+            if norms.issuperset(values) and self.calibration.keys() >= set(values):
+                # A matrix is stored once, so whatever it multiplies has the same factors.
+                peak = np.maximum.reduce([self.calibration[value].peak for value in values])
+                factors = channel_factors(peak, [self._matrix(node) for node in nodes])
+                self.factors |= dict.fromkeys(values, factors)
+                continue
+            found = [value for value in values if value in self.calibration]
+            self.one_sided |= {value for value in found if is_one_sided(self.calibration[value])}
 
     def _rewrite_node(self, node: onnx.NodeProto, index: int | None) -> None:
         if node_name(node) in self.merged:
@@ -253,6 +255,18 @@ class _Rewriter(Rounding):
         scale = self.op("Gather", [s, ids], f"{name}/scale", axis=0)
         floats = self.op("Cast", [rows], f"{name}/Cast", to=1)
         self.op("Mul", [floats, scale], f"{name}/Mul", node.output[0])
+
+
+def _sharing(read: Mapping[str, Sequence[onnx.NodeProto]]) -> list[list[str]]:
+    """Return the values that layers read, those together whose layers share a matrix."""
+    groups: list[tuple[list[str], set[str]]] = []
+    for value, nodes in read.items():
+        values, weights = [value], {node.input[1] for node in nodes}
+        for group in [group for group in groups if group[1] & weights]:
+            groups.remove(group)
+            values, weights = group[0] + values, group[1] | weights
+        groups.append((values, weights))
+    return [values for values, _ in groups]
 
 
 def _unlift(columns: Columns) -> NDArray[np.float32]:

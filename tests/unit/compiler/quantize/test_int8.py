@@ -185,3 +185,29 @@ def test_a_head_of_few_labels_stays_in_float32(tmp_path):
     assert find_layers(onnx.load(head_file(tmp_path, tied=False))) == ()
     (layer,) = find_layers(onnx.load(head_file(tmp_path, tied=False, columns=64)))
     assert layer.name == "out"
+
+
+def test_layers_that_share_a_matrix_have_the_same_factors(tmp_path):
+    rng = np.random.default_rng(3)
+    gain = np.exp(rng.normal(size=K)).astype(np.float32)
+    constants = {"gain": gain, "zeros": np.zeros(K, np.float32)}
+    constants["w"] = rng.normal(size=(K, K)).astype(np.float32) / 10
+    value, nodes, seen = "x", [], {}
+    for i in range(2):
+        norm = helper.make_node("LayerNormalization", [value, "gain", "zeros"], [f"n{i}"])
+        value = f"y{i}" if i == 0 else "logits"
+        nodes += [norm, helper.make_node("MatMul", [f"n{i}", "w"], [value], name=f"layer{i}")]
+        # Each value has outliers in channels of its own.
+        peak = np.where(np.arange(K) % 2 == i, 20, 2).astype(np.float32) * gain
+        seen[f"n{i}"] = Seen(np.zeros(K), peak, -float(peak.max()))
+    infos = [helper.make_tensor_value_info(name, 1, ["b", K]) for name in ("x", "logits")]
+    weights = [numpy_helper.from_array(array, name) for name, array in constants.items()]
+    graph = helper.make_graph(nodes, "two", infos[:1], infos[1:], weights)
+    opsets = [helper.make_opsetid("", 17)]
+    source, target = tmp_path / "two.onnx", tmp_path / "int8.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), source)
+    options = {"layers": ["layer0", "layer1"], "optimized": True, "calibration": seen}
+    write_int8(source, target, target.name, granularity=Granularity.ROW, **options)
+    x = rng.normal(size=(50, K)).astype(np.float32)
+    wanted, given_ = (ort.InferenceSession(f).run(None, {"x": x})[0] for f in (source, target))
+    assert np.corrcoef(wanted.ravel(), given_.ravel())[0, 1] > 0.995
