@@ -40,7 +40,7 @@ _T5 = {
     "decoder_start_token_id": 0,
 }
 # A text of a few words is of several blocks.
-_LOCAL = {"local_radius": 4, "global_block_size": 3, "tie_word_embeddings": False}
+_LOCAL = {"local_radius": 4, "tie_word_embeddings": False}
 PREFIXES = {
     "summarization": {"prefix": "summarize: ", "num_beams": 4},
     "translation_en_to_de": {"prefix": "translate English to German: "},
@@ -97,9 +97,6 @@ TRACED: Mapping[str, Family] = {
     "blenderbot": Family("blenderbot", "bart", {"scale_embedding": True}),
     "blenderbot-small": Family("blenderbot-small", "bart"),
     "longt5": Family("longt5", "t5", _LOCAL),
-    "longt5-global": Family(
-        "longt5", "t5", {**_LOCAL, "encoder_attention_type": "transient-global"}
-    ),
 }
 
 

@@ -182,7 +182,13 @@ def load_graph(path: Path) -> onnx.ModelProto:
 
 
 def save_graph(
-    model: onnx.ModelProto, source: Path, target: Path, file: str, *, optimized: bool = False
+    model: onnx.ModelProto,
+    source: Path,
+    target: Path,
+    file: str,
+    *,
+    optimized: bool = False,
+    known: Known | None = None,
 ) -> GraphSpec:
     """Write a graph, its weights streamed from `source` to an aligned file beside `target`.
 
@@ -192,8 +198,9 @@ def save_graph(
         target: Where the graph goes.
         file: What the manifest calls it.
         optimized: That no session need optimize it further.
+        known: See `WeightFile`.
     """
-    weights = WeightFile(target.with_name(f"{target.name}_data"))
+    weights = WeightFile(target.with_name(f"{target.name}_data"), known)
     try:
         for tensor in model.graph.initializer:
             array = read_weight(tensor, source)

@@ -21,7 +21,7 @@ from lmonnx.bundle.manifest import (
     Task,
 )
 from lmonnx.compiler.checkpoint import Checkpoint
-from lmonnx.compiler.export import adopt, adopt_decoder, traced
+from lmonnx.compiler.export import adopt, adopt_decoder, adopt_pair, traced
 from lmonnx.compiler.export.embedding import export_embedding
 from lmonnx.compiler.export.generation import export_generation
 from lmonnx.compiler.export.heads import detect_task, read_head
@@ -33,8 +33,7 @@ from lmonnx.compiler.export.native.decoders.build import (
     cache_spec,
     read_decoder,
 )
-from lmonnx.compiler.export.native.seq2seq import SEQ2SEQS
-from lmonnx.compiler.export.seq2seq import export_seq2seq
+from lmonnx.compiler.export.seq2seq import export_seq2seq, seq2seq_generation
 from lmonnx.compiler.export.text import export_text
 from lmonnx.compiler.reference import is_installed
 from lmonnx.compiler.stage import MODEL_FILE, finish, make_step
@@ -136,13 +135,14 @@ class _Built:
 
 
 def _auto(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
-    found = adopt_decoder if task is Task.TEXT_GENERATION else adopt
-    if found.find_graphs(checkpoint) and not _has_weights(checkpoint):
+    finder = adopt_pair if task in _SEQ2SEQ else adopt
+    finder = adopt_decoder if task is Task.TEXT_GENERATION else finder
+    if finder.find_graphs(checkpoint) and not _has_weights(checkpoint):
         return _adopt(checkpoint, task, draft, variant)
     try:
         return _native(checkpoint, task, draft, variant)
     except UnsupportedError:
-        if variant or checkpoint.gguf or task in _SEQ2SEQ or not traced.is_installed():
+        if variant or checkpoint.gguf or not traced.is_installed():
             raise
     return _optimum(checkpoint, task, draft, variant)
 
@@ -210,7 +210,8 @@ def _states(checkpoint: Checkpoint, draft: Draft) -> _Built:
 
 
 def _adopt(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
-    _refuse_seq2seq(task)
+    if task in _SEQ2SEQ:
+        return _adopted_pair(Engine.ADOPT, checkpoint, checkpoint, draft, variant)
     if task is Task.TEXT_GENERATION:
         return _adopted(Engine.ADOPT, checkpoint, checkpoint, draft, variant)
     graph, precision = adopt.adopt_graph(checkpoint, task, draft, variant)
@@ -219,8 +220,9 @@ def _adopt(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None
 
 def _optimum(checkpoint: Checkpoint, task: Task, draft: Draft, variant: str | None) -> _Built:
     _refuse_variant(variant)
-    _refuse_seq2seq(task)
     with traced.traced_folder(checkpoint, task) as folder:
+        if task in _SEQ2SEQ:
+            return _adopted_pair(Engine.OPTIMUM, folder, checkpoint, draft, None)
         if task is Task.TEXT_GENERATION:
             return _adopted(Engine.OPTIMUM, folder, checkpoint, draft, None)
         graph, _ = adopt.adopt_graph(folder, task, draft, None)
@@ -238,17 +240,20 @@ def _adopted(
     return _Built(engine, _alone(made.graph), made.context, made.precision, Side.RIGHT, generation)
 
 
+def _adopted_pair(
+    engine: Engine, folder: Checkpoint, checkpoint: Checkpoint, draft: Draft, variant: str | None
+) -> _Built:
+    """Build an encoder-decoder from the ONNX graphs of a folder, as `_adopted` does a decoder."""
+    made = adopt_pair.adopt_pair(folder, draft, variant)
+    generation = seq2seq_generation(
+        checkpoint, context=made.context, vocabulary=made.vocabulary, cache=made.cache
+    )
+    return _Built(engine, made.graphs, made.positions, made.precision, Side.RIGHT, generation)
+
+
 def _refuse_variant(variant: str | None) -> None:
     if variant:
         raise UnsupportedError("--variant names an ONNX file to adopt; pass --engine adopt")
-
-
-def _refuse_seq2seq(task: Task) -> None:
-    if task in _SEQ2SEQ:
-        raise UnsupportedError(
-            f"graphs for {task} are not adopted or traced, but built from config.json and weights: "
-            f"leave --engine out, and take a checkpoint of {', '.join(sorted(SEQ2SEQS))}"
-        )
 
 
 _BUILDERS: Mapping[Engine, Callable[[Checkpoint, Task, Draft, str | None], _Built]] = {

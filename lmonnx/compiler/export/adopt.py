@@ -19,9 +19,9 @@ from lmonnx.compiler.graph import load_graph, save_graph
 from lmonnx.compiler.stage import MODEL_FILE
 from lmonnx.errors import StageError, UnsupportedError
 
-_FOLDERS = ("onnx", ".")
+FOLDERS = ("onnx", ".")
 # In the order in which they are taken where none is asked for; "" is float32.
-_SUFFIXES = ("", "int8", "uint8", "quantized", "qint8", "quint8", "q8", "O3", "O2", "O1", "fp32")
+SUFFIXES = ("", "int8", "uint8", "quantized", "qint8", "quint8", "q8", "O3", "O2", "O1", "fp32")
 _INPUTS = {"input_ids", "attention_mask", "token_type_ids"}
 # By task, the sets of outputs of which one must be there whole: name → how many axes.
 _TEXT_LOGITS = ({"logits": 2},)
@@ -48,14 +48,14 @@ _NEWEST_OPSET, _NEWEST_IR = 20, 10
 def find_graphs(checkpoint: Checkpoint, stems: Sequence[str] = ("model",)) -> dict[str, Path]:
     """Return the ONNX files that may be adopted: suffix → path, the best first."""
     found: dict[str, Path] = {}
-    for suffix in _SUFFIXES:
+    for suffix in SUFFIXES:
         for path in _candidates(checkpoint.path, stems, suffix):
             found.setdefault(suffix, path)
     return found
 
 
 def _candidates(folder: Path, stems: Sequence[str], suffix: str) -> Iterator[Path]:
-    for place in _FOLDERS:
+    for place in FOLDERS:
         for stem in stems:
             path = folder / place / f"{stem}{'_' if suffix else ''}{suffix}.onnx"
             if path.is_file():

@@ -11,11 +11,11 @@ from lmonnx.errors import UnsupportedError
 BRANCH_INPUT = "use_cache_branch"
 
 
-def take_cached_branch(model: onnx.ModelProto, where: str) -> None:
-    """Put the branch with a past in the place of a merged graph's If.
+def take_branch(model: onnx.ModelProto, where: str, *, cached: bool = True) -> None:
+    """Put the branch with a past, or that without, in the place of a merged graph's If.
 
     optimum's decoder_model_merged.onnx has a graph of the prompt and one of what follows it; the
-    second does both, with a past of no tokens.
+    second does both, with a past of no tokens. A graph without the two is left as it is.
 
     Raises:
         UnsupportedError: The input that chooses the branch chooses no single If.
@@ -29,7 +29,8 @@ def take_cached_branch(model: onnx.ModelProto, where: str) -> None:
             f"{where}: {BRANCH_INPUT} is read by {len(chosen)} nodes that are not one If; export "
             "the model from its checkpoint"
         )
-    branch = next(each.g for each in chosen[0].attribute if each.name == "then_branch")
+    name = "then_branch" if cached else "else_branch"
+    branch = next(each.g for each in chosen[0].attribute if each.name == name)
     renamed = dict(zip((each.name for each in branch.output), chosen[0].output, strict=True))
     rename_values(branch.node, renamed)
     nodes = [each for node in graph.node for each in (branch.node if node is chosen[0] else [node])]

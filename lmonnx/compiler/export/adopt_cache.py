@@ -16,6 +16,7 @@ A graph of GroupQueryAttention that reads its past as the contract says is given
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import onnx
@@ -46,12 +47,14 @@ class Around:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, TensorProto] = {}
 
-    def op(self, op_type: str, *inputs: str, name: str, output: str = "", **attributes: int) -> str:
-        """Append a node; return what it makes."""
-        made = output or f"/cache/{name}_output"
-        node = helper.make_node(op_type, inputs, [made], name=f"/cache/{name}", **attributes)
+    def op(
+        self, op_type: str, *inputs: str, name: str, output: str | list[str] = "", **attributes: Any
+    ) -> str:
+        """Append a node; return what it makes, the first of several."""
+        made = output if isinstance(output, list) else [output or f"/cache/{name}_output"]
+        node = helper.make_node(op_type, inputs, made, name=f"/cache/{name}", **attributes)
         self.nodes.append(node)
-        return made
+        return made[0]
 
     def ints(self, value: int | list[int]) -> str:
         """Store an int64 constant, a scalar or a list; equal ones once."""
@@ -74,6 +77,18 @@ class Around:
         """Return 0 … end - 1 of `end` (1,)."""
         stop = self.op("Reshape", end, self.ints([]), name=f"{name}/End")
         return self.op("Range", self.ints(0), stop, self.ints(1), name=name)
+
+    def first_wanted(self, length: str) -> str:
+        """Return the first of `length` places whose logits `logits_to_keep` asks for: (1,)."""
+        kept = self.op("Reshape", "logits_to_keep", self.ints([1]), name="kept")
+        return self.at_least_0(self.op("Sub", length, kept, name="unwanted"), "first")
+
+    def fill(self, value: str, size: int, filled: int, name: str, output: str = "") -> str:
+        """Return a value of four axes with zeros after the last one's `size` numbers."""
+        if size == filled:
+            return self.op("Identity", value, name=f"{name}/Filled", output=output)
+        pads = self.ints([0] * 7 + [filled - size])
+        return self.op("Pad", value, pads, name=f"{name}/Filled", output=output)
 
     def at_least_0(self, value: str, name: str) -> str:
         """Return max(value, 0), of int64 also before opset 12."""
@@ -113,8 +128,7 @@ def share_cache(model: onnx.ModelProto, cache: CacheSpec, vocabulary: int, where
         rename_values(graph.node, {f"present.{name}": f"{_TRACED}.{name}" for name in names})
         _align(g, cache, past, hole, graph)
         after_nodes = _write_back(cache, length, before)
-    first = g.at_least_0(g.op("Sub", length, _kept(g), name="unwanted"), "first")
-    body = _cut_logits(graph, g, first)
+    body = cut_logits(graph, g, g.first_wanted(length))
     nodes = [*g.nodes, *body, *after_nodes.nodes]
     del graph.node[:]
     graph.node.extend(nodes)
@@ -128,10 +142,6 @@ def _names(cache: CacheSpec) -> Iterator[str]:
     for layer in range(cache.layers):
         yield f"{layer}.key"
         yield f"{layer}.value"
-
-
-def _kept(g: Around) -> str:
-    return g.op("Reshape", "logits_to_keep", g.ints([1]), name="kept")
 
 
 def _mask(g: Around, hole: str) -> None:
@@ -205,8 +215,14 @@ def _let_through(graph: onnx.GraphProto) -> None:
             node.input[_LENGTHS], node.input[_TOTAL] = "seqlens_k", "total_sequence_length"
 
 
-def _cut_logits(graph: onnx.GraphProto, g: Around, first: str) -> list[onnx.NodeProto]:
-    """Return the graph's nodes with all before `first` cut off, ahead of the head if it can."""
+def cut_logits(graph: onnx.GraphProto, g: Around, first: str) -> list[onnx.NodeProto]:
+    """Return a graph's nodes that give the logits from place `first` on.
+
+    Args:
+        graph: Its nodes may be edited.
+        g: Where constants go.
+        first: What is before it is cut off, ahead of the head where that is the same.
+    """
     end, axis = g.ints([_END]), g.ints([1])
     head = _head(graph)
     if head is None:
@@ -260,11 +276,15 @@ def _declare(graph: onnx.GraphProto, cache: CacheSpec, vocabulary: int) -> None:
 
 def _check_inputs(graph: onnx.GraphProto, where: str) -> None:
     """Refuse a graph that reads what nothing makes: a mask beside a past that is read in place."""
-    made = {value.name for value in graph.input} | {t.name for t in graph.initializer}
-    made.update(name for node in graph.node for name in node.output)
-    missing = {name for node in graph.node for name in node.input} - made - {""}
-    if missing:
+    if missing := missing_values(graph):
         raise UnsupportedError(
             f"{where}: {_ATTENTION} takes the past as it is, and {min(missing)} is read besides; "
             "export the model from its checkpoint"
         )
+
+
+def missing_values(graph: onnx.GraphProto) -> set[str]:
+    """Return the names of what nodes read and nothing makes."""
+    made = {value.name for value in graph.input} | {t.name for t in graph.initializer}
+    made.update(name for node in graph.node for name in node.output)
+    return {name for node in graph.node for name in node.input} - made - {""}

@@ -6,7 +6,6 @@ the graph appends to, a mask, positions. See adopt_cache.py for what is put arou
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,15 +17,14 @@ from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.manifest import CacheSpec, GraphSpec, Precision
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export import adopt
-from lmonnx.compiler.export.adopt_branch import drop_dead, take_cached_branch
+from lmonnx.compiler.export.adopt_branch import take_branch
 from lmonnx.compiler.export.adopt_cache import share_cache
 from lmonnx.compiler.export.adopt_check import check_steps
-from lmonnx.compiler.export.adopt_products import split_products
 from lmonnx.compiler.export.adopt_tables import store_once
+from lmonnx.compiler.export.adopt_write import fused
 from lmonnx.compiler.graph import load_graph, save_graph
 from lmonnx.compiler.stage import MODEL_FILE
 from lmonnx.errors import UnsupportedError
-from lmonnx.runtime.session import save_optimized
 
 STEMS = ("model", "decoder_model_merged")
 # What a graph may take beside its past: name → how many axes.
@@ -70,15 +68,15 @@ def adopt_graph(checkpoint: Checkpoint, draft: Draft, variant: str | None) -> Ad
     path = adopt.pick_graph(checkpoint, variant, STEMS)
     model = adopt.read_graph(checkpoint, path)
     adopt.check_versions(model, path)
-    take_cached_branch(model, path.name)
+    take_branch(model, path.name)
     cache = _read_cache(model, path.name)
     vocabulary = _vocabulary(model, checkpoint, path.name)
     with adopt.damage_told(path):
         store_once(model, path.parent)
     share_cache(model, cache, vocabulary, path.name)
     target = draft.file(MODEL_FILE)
-    with adopt.damage_told(path):
-        spec = _write_fused(model, path.parent, target)
+    with adopt.damage_told(path), fused(model, path.parent, target.parent) as (made, folder):
+        spec = save_graph(made, folder, target, MODEL_FILE, optimized=True)
     precision = adopt.precision_of(load_graph(target), spec)
     context = context_of(checkpoint.config)
     check_steps(target, spec, cache, vocabulary=vocabulary, context=context, precision=precision)
@@ -89,23 +87,6 @@ def context_of(config: Mapping[str, object]) -> int:
     """Return how many tokens a decoder takes, from whichever field of config.json states it."""
     stated = (config.get(name) for name in _CONTEXTS)
     return next((rows for rows in stated if type(rows) is int and rows > 0), _CONTEXT)
-
-
-def _write_fused(model: onnx.ModelProto, source: Path, target: Path) -> GraphSpec:
-    """Write a graph with onnxruntime's fusions done."""
-    with tempfile.TemporaryDirectory(prefix=".adopted-", dir=target.parent) as folder:
-        plain, fused = Path(folder) / "plain.onnx", Path(folder) / "fused.onnx"
-        save_graph(model, source, plain, plain.name)
-        save_optimized(plain, fused)
-        made = load_graph(fused)
-        made.ir_version = model.ir_version
-        split_products(made.graph, fused.parent)
-        drop_dead(made.graph)
-        used = {node.domain for node in made.graph.node} | {""}
-        kept = [opset for opset in made.opset_import if opset.domain in used]
-        del made.opset_import[:]
-        made.opset_import.extend(kept)
-        return save_graph(made, fused.parent, target, MODEL_FILE, optimized=True)
 
 
 def _read_cache(model: onnx.ModelProto, where: str) -> CacheSpec:

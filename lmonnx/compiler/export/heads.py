@@ -10,6 +10,7 @@ from lmonnx.bundle.manifest import Activation, Head, Task
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export.native.seq2seq import SEQ2SEQS
 from lmonnx.compiler.export.sentence_transformers import MODULES, SETTINGS
+from lmonnx.compiler.export.traced import SEQ2SEQ_TASKS
 from lmonnx.errors import StageError, UnsupportedError
 
 _ENDINGS: Mapping[str, Task] = {
@@ -21,6 +22,7 @@ _ENDINGS: Mapping[str, Task] = {
     "GPT2LMHeadModel": Task.TEXT_GENERATION,
 }
 _GENERATORS = ("ForConditionalGeneration", "MTModel", "WithLMHeadModel")  # encoder-decoders
+_SEQ2SEQ_TASKS = {**{name: family.task for name, family in SEQ2SEQS.items()}, **SEQ2SEQ_TASKS}
 _PROBLEMS = {
     "regression": Activation.NONE,
     "multi_label_classification": Activation.SIGMOID,
@@ -52,8 +54,8 @@ def detect_task(checkpoint: Checkpoint, asked: str | None) -> Task:
         for ending, task in _ENDINGS.items():
             if name.endswith(ending):
                 return task
-        if name.endswith(_GENERATORS) and checkpoint.architecture in SEQ2SEQS:
-            return SEQ2SEQS[checkpoint.architecture].task
+        if name.endswith(_GENERATORS) and checkpoint.architecture in _SEQ2SEQ_TASKS:
+            return _SEQ2SEQ_TASKS[checkpoint.architecture]
         if _is_base_model(name, checkpoint.architecture):
             return Task.FEATURE_EXTRACTION
     said = f"config.json names {', '.join(names)}" if names else "config.json names no class"

@@ -6,13 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmonnx.bundle.draft import Draft
-from lmonnx.bundle.manifest import Generation, GraphSpec, Seq2Seq
+from lmonnx.bundle.manifest import CacheSpec, Generation, GraphSpec, Seq2Seq
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export.generation import GENERATION_CONFIG, stated_id, stop_ids
-from lmonnx.compiler.export.languages import read_languages
+from lmonnx.compiler.export.languages import aimed, read_languages
 from lmonnx.compiler.export.native.seq2seq import SEQ2SEQS
 from lmonnx.compiler.export.native.seq2seq.build import build_seq2seq, cache_spec, read_seq2seq
-from lmonnx.compiler.export.native.seq2seq.plan import EncoderDecoder
 from lmonnx.compiler.stage import SEQ2SEQ_FILES
 from lmonnx.errors import StageError
 
@@ -41,6 +40,16 @@ _DEFAULTS: Mapping[str, Any] = {
     "top_k": 50,
     "top_p": 1.0,
     "typical_p": 1.0,
+}
+# Tokens of the classes that have no family here, where config.json states none.
+_BLENDERBOT = {
+    "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": 2
+}  # fmt: skip
+TRACED_GENERATION: Mapping[str, Mapping[str, int]] = {
+    "bigbird_pegasus": {"bos_token_id": 2, "eos_token_id": 1, "decoder_start_token_id": 2},
+    "blenderbot": _BLENDERBOT,
+    "blenderbot-small": _BLENDERBOT,
+    "longt5": {"eos_token_id": 1},
 }
 # All that goes into a bundle.
 SETTINGS = (
@@ -77,22 +86,42 @@ def export_seq2seq(
     for file in SEQ2SEQ_FILES.values():
         draft.file(file)
     graphs = build_seq2seq(checkpoint, plan, draft.path, SEQ2SEQ_FILES)
-    return graphs, plan.source, _generation(checkpoint, plan)
-
-
-def _generation(checkpoint: Checkpoint, plan: EncoderDecoder) -> Generation:
-    vocabulary = plan.decoder.vocabulary
-    settings = generation_settings(checkpoint)
-    return Generation(
+    generation = seq2seq_generation(
+        checkpoint,
         context=plan.context,
-        vocabulary=vocabulary,
+        vocabulary=plan.decoder.vocabulary,
         cache=cache_spec(plan),
+    )
+    return graphs, plan.source, generation
+
+
+def seq2seq_generation(
+    checkpoint: Checkpoint, *, context: int, vocabulary: int, cache: CacheSpec
+) -> Generation:
+    """Return how the runtime generates with an encoder-decoder.
+
+    Args:
+        checkpoint: Where the files are.
+        context: How many tokens an answer has at most.
+        vocabulary: V, the width of the logits.
+        cache: The decoder's.
+
+    Raises:
+        StageError: A file is damaged, or a token is no id of the model.
+    """
+    settings = generation_settings(checkpoint)
+    start = _start_id(settings, vocabulary)
+    forced = stated_id(settings, "forced_bos_token_id", vocabulary)
+    return Generation(
+        context=context,
+        vocabulary=vocabulary,
+        cache=cache,
         stop_ids=stop_ids(settings, vocabulary),
         bos_id=stated_id(settings, "bos_token_id", vocabulary),
         defaults={name: settings[name] for name in SETTINGS if name in settings} or None,
         seq2seq=Seq2Seq(
-            start_id=_start_id(settings, vocabulary),
-            languages=read_languages(checkpoint),
+            start_id=start,
+            languages=aimed(read_languages(checkpoint), start=start, forced=forced),
             prefixes=_prefixes(checkpoint) or None,
         ),
     )
@@ -108,7 +137,8 @@ def generation_settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
         transformers, `GenerationConfig.from_model_config` and
         `GenerationMixin._prepare_generation_config`.
     """
-    family = SEQ2SEQS[checkpoint.architecture].generation
+    known = SEQ2SEQS.get(checkpoint.architecture)
+    family = known.generation if known else TRACED_GENERATION.get(checkpoint.architecture, {})
     config = {**family, **checkpoint.config}
     if config.get("force_bos_token_to_be_generated") and not config.get("forced_bos_token_id"):
         config["forced_bos_token_id"] = config.get("bos_token_id")

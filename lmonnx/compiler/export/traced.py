@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import tempfile
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -18,11 +19,20 @@ from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.graph import OPSET
 from lmonnx.errors import StageError, UnsupportedError
 
+_ENCODER_DECODERS = (Task.TRANSLATION, Task.SUMMARIZATION, Task.TEXT_TO_TEXT)
 # Where optimum has another name: one graph serves these tasks.
 _OPTIMUM_TASKS: Mapping[Task, str] = {
     Task.TEXT_RANKING: Task.TEXT_CLASSIFICATION,
     Task.ZERO_SHOT_CLASSIFICATION: Task.TEXT_CLASSIFICATION,
     Task.TEXT_GENERATION: "text-generation-with-past",
+    **dict.fromkeys(_ENCODER_DECODERS, "text2text-generation-with-past"),
+}
+# Encoder-decoders that are not built here but traced, and what they are for.
+SEQ2SEQ_TASKS: Mapping[str, Task] = {
+    "bigbird_pegasus": Task.SUMMARIZATION,
+    "blenderbot": Task.TEXT_TO_TEXT,
+    "blenderbot-small": Task.TEXT_TO_TEXT,
+    "longt5": Task.TEXT_TO_TEXT,
 }
 
 # Decoders that optimum 0.1 traces without position_ids, though their models take them.
@@ -30,6 +40,12 @@ _COUNTING = frozenset({"gemma", "gemma2", "gemma3_text", "gpt_oss", "nemotron"})
 
 # Of the scores; torch's fused attention, which is traced, passes over it (transformers 4.57).
 _SOFT_CAP = "attn_logit_softcapping"
+# BigBird's block-sparse attention is left for the full one where a text is short, as traced ones
+# are; unstated it is block-sparse.
+_SPARSE, _FULL = frozenset({"bigbird_pegasus"}), "original_full"
+# What transformers says of weights that it does not find under their names.
+_NAMED = re.compile(r"'([^']+)'")
+_RECOVERED = re.compile(r"missing tied weight (\S+) from")
 
 
 def is_installed() -> bool:
@@ -55,6 +71,11 @@ def traced_folder(checkpoint: Checkpoint, task: Task) -> Iterator[Checkpoint]:
         raise UnsupportedError(
             f"optimum traces {checkpoint.architecture} without {_SOFT_CAP}; use --engine native"
         )
+    if checkpoint.architecture in _SPARSE and checkpoint.config.get("attention_type") != _FULL:
+        raise UnsupportedError(
+            f"optimum traces {checkpoint.architecture} with full attention in the place of the "
+            f"block-sparse; a checkpoint whose attention_type is {_FULL} can be traced"
+        )
     with tempfile.TemporaryDirectory(prefix="lmonnx-trace-") as folder:
         _trace(checkpoint, task, folder)
         yield replace(checkpoint, path=Path(folder))
@@ -62,7 +83,7 @@ def traced_folder(checkpoint: Checkpoint, task: Task) -> Iterator[Checkpoint]:
 
 def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), _told("transformers") as told:
         warnings.simplefilter("ignore")
         from optimum.exporters.onnx import main_export
 
@@ -76,6 +97,7 @@ def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
                 library_name="transformers",
                 opset=OPSET,
                 do_validation=False,
+                no_post_process=True,  # which would merge the decoders of an encoder-decoder
                 trust_remote_code=False,
                 local_files_only=True,
                 framework="pt",
@@ -87,6 +109,42 @@ def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
             raise StageError(
                 f"optimum failed on {checkpoint.repo}: {_first_line(error)}"
             ) from error
+
+    if task in _ENCODER_DECODERS and (drawn := _drawn(told)):
+        raise StageError(
+            f"transformers finds no weights for {', '.join(sorted(drawn))} in {checkpoint.repo} "
+            "and draws them; use --engine native"
+        )
+
+
+def _drawn(told: Iterable[str]) -> set[str]:
+    """Return the weights that transformers, as it says, draws and finds nowhere else."""
+    drawn: set[str] = set()
+    found: set[str] = set()
+    for line in told:
+        if "newly initialized" in line:
+            drawn.update(_NAMED.findall(line))
+        found.update(_RECOVERED.findall(line))
+    return drawn - found
+
+
+@contextmanager
+def _told(name: str) -> Iterator[list[str]]:
+    """Collect what a logger says from warnings on."""
+    logger, lines = logging.getLogger(name), list[str]()
+
+    class Collector(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    handler, level = Collector(logging.WARNING), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.WARNING)
+    try:
+        yield lines
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
 
 
 def _configs(checkpoint: Checkpoint, task: Task) -> dict[str, Any]:

@@ -100,11 +100,10 @@ def test_a_field_that_changes_the_computation_is_refused(tmp_path, family, chang
         exported(tmp_path, family, **changes)
 
 
-@pytest.mark.parametrize("engine", [Engine.ADOPT, Engine.OPTIMUM])
-def test_graphs_of_others_are_refused(tmp_path, engine):
+def test_a_folder_without_graphs_is_not_adopted(tmp_path):
     source = open_checkpoint(str(write_marian(tmp_path / "source")))
-    with pytest.raises(UnsupportedError, match="leave --engine out"):
-        export(source, tmp_path / "bundle", engine=engine)
+    with pytest.raises(UnsupportedError, match=r"has no encoder-decoder to adopt, .*found: none"):
+        export(source, tmp_path / "bundle", engine=Engine.ADOPT)
 
 
 def test_another_architecture_is_refused(tmp_path):
