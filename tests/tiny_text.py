@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -164,3 +164,50 @@ def write_byte_bpe(folder: Path, tokenizer: str) -> None:
     write_json(folder / "vocab.json", byte_pieces())
     lines = ("#version: 0.2", *(" ".join(merge) for merge in MERGES))
     (folder / "merges.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def byte_symbols() -> list[str]:
+    """Return the character that stands for each byte in a byte-level vocabulary (GPT-2)."""
+    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    spare = iter(range(256, 512))
+    return [chr(byte if byte in plain else next(spare)) for byte in range(256)]
+
+
+def byte_tokenizer(
+    words: Sequence[str], special: Container[str], frame: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return a tokenizer.json of one token a byte.
+
+    Args:
+        words: The vocabulary.
+        special: Which of them are special tokens.
+        frame: "single", "pair" and "special_tokens" of what is put around texts.
+    """
+    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
+    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+    return {
+        "version": "1.0",
+        "truncation": None,
+        "padding": None,
+        "added_tokens": [
+            {"id": i, "content": word, "special": True, **flags}
+            for i, word in enumerate(words)
+            if word in special
+        ],
+        "normalizer": None,
+        "pre_tokenizer": {**level, "use_regex": False},
+        "post_processor": {"type": "TemplateProcessing", **frame},
+        "decoder": {**level, "use_regex": False},
+        "model": {
+            "type": "BPE",
+            "dropout": None,
+            "unk_token": None,
+            "continuing_subword_prefix": None,
+            "end_of_word_suffix": None,
+            "fuse_unk": False,
+            "byte_fallback": False,
+            "ignore_merges": False,
+            "vocab": {word: i for i, word in enumerate(words)},
+            "merges": [],
+        },
+    }

@@ -28,6 +28,7 @@ from lmonnx.bundle.manifest import (
     TextSpec,
     TokenizerSpec,
 )
+from tests.tiny_text import byte_symbols, byte_tokenizer
 
 FOLDER = Path(__file__).parent / "tiny-decoder"
 LAYERS, HEADS, KV_HEADS, HEAD_SIZE, CONTEXT = 2, 2, 1, 16, 160  # H, K, D, T
@@ -41,54 +42,16 @@ TEMPLATE = (
 )
 
 
-def byte_symbols() -> list[str]:
-    """Return the character that stands for each byte in a byte-level vocabulary (GPT-2)."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    spare = iter(range(256, 512))
-    return [chr(byte if byte in plain else next(spare)) for byte in range(256)]
-
-
 def tokenizer() -> dict[str, Any]:
     """Return tokenizer.json: one token a byte, `<s>` in front."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    words = [*SPECIALS, *byte_symbols()]
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": i, "content": word, "special": True, **flags} for i, word in enumerate(SPECIALS)
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {**level, "use_regex": False},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": [
-                {"SpecialToken": {"id": "<s>", "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-            ],
-            "pair": [
-                {"SpecialToken": {"id": "<s>", "type_id": 0}},
-                {"Sequence": {"id": "A", "type_id": 0}},
-                {"Sequence": {"id": "B", "type_id": 1}},
-            ],
-            "special_tokens": {"<s>": {"id": "<s>", "ids": [BOS], "tokens": ["<s>"]}},
-        },
-        "decoder": {**level, "use_regex": False},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {word: i for i, word in enumerate(words)},
-            "merges": [],
-        },
+    start = {"SpecialToken": {"id": "<s>", "type_id": 0}}
+    text = [start, {"Sequence": {"id": "A", "type_id": 0}}]
+    frame = {
+        "single": text,
+        "pair": [*text, {"Sequence": {"id": "B", "type_id": 1}}],
+        "special_tokens": {"<s>": {"id": "<s>", "ids": [BOS], "tokens": ["<s>"]}},
     }
+    return byte_tokenizer([*SPECIALS, *byte_symbols()], SPECIALS, frame)
 
 
 def weights(seed: int = 5) -> dict[str, np.ndarray]:

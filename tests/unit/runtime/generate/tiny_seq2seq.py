@@ -19,6 +19,7 @@ import numpy as np
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import MANIFEST, Manifest, Task
+from tests.tiny_text import byte_symbols, byte_tokenizer
 
 FOLDER = Path(__file__).parent / "tiny-seq2seq"
 WIDTH, HEADS, FFN, POSITIONS = 16, 2, 32, 96
@@ -57,50 +58,17 @@ GENERATION = {
 }
 
 
-def byte_symbols() -> list[str]:
-    """Return the character that stands for each byte in a byte-level vocabulary (GPT-2)."""
-    plain = [*range(33, 127), *range(161, 173), *range(174, 256)]
-    spare = iter(range(256, 512))
-    return [chr(byte if byte in plain else next(spare)) for byte in range(256)]
-
-
 def tokenizer() -> dict[str, Any]:
     """Return tokenizer.json: one token a byte, `</s>` behind."""
-    flags = {"single_word": False, "lstrip": False, "rstrip": False, "normalized": False}
-    level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
-    words = [*SPECIALS, *byte_symbols(), *LANGUAGES]
     end = {"SpecialToken": {"id": "</s>", "type_id": 0}}
     text = [{"Sequence": {"id": "A", "type_id": 0}}, end]
-    special = [(i, word) for i, word in enumerate(words) if word in (*SPECIALS, *LANGUAGES)]
-    return {
-        "version": "1.0",
-        "truncation": None,
-        "padding": None,
-        "added_tokens": [
-            {"id": i, "content": word, "special": True, **flags} for i, word in special
-        ],
-        "normalizer": None,
-        "pre_tokenizer": {**level, "use_regex": False},
-        "post_processor": {
-            "type": "TemplateProcessing",
-            "single": text,
-            "pair": [*text[:1], {"Sequence": {"id": "B", "type_id": 0}}, end],
-            "special_tokens": {"</s>": {"id": "</s>", "ids": [EOS], "tokens": ["</s>"]}},
-        },
-        "decoder": {**level, "use_regex": False},
-        "model": {
-            "type": "BPE",
-            "dropout": None,
-            "unk_token": None,
-            "continuing_subword_prefix": None,
-            "end_of_word_suffix": None,
-            "fuse_unk": False,
-            "byte_fallback": False,
-            "ignore_merges": False,
-            "vocab": {word: i for i, word in enumerate(words)},
-            "merges": [],
-        },
+    frame = {
+        "single": text,
+        "pair": [*text[:1], {"Sequence": {"id": "B", "type_id": 0}}, end],
+        "special_tokens": {"</s>": {"id": "</s>", "ids": [EOS], "tokens": ["</s>"]}},
     }
+    words = [*SPECIALS, *byte_symbols(), *LANGUAGES]
+    return byte_tokenizer(words, (*SPECIALS, *LANGUAGES), frame)
 
 
 def weights(seed: int = 9) -> dict[str, np.ndarray]:
