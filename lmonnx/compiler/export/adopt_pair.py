@@ -43,7 +43,7 @@ __all__ = ["AdoptedPair", "adopt_pair", "find_graphs"]
 
 _PAST, _PRESENT = "past_key_values.", "present."
 _TAKEN = {"input_ids": 2, "encoder_attention_mask": 2, "encoder_hidden_states": 3}
-_FIELDS = ("max_position_embeddings", "n_positions", "max_length")
+_FIELDS = ("max_position_embeddings", "n_positions")
 _PLACES = 512  # where neither a table of places nor a field says how many: T5's
 _ORDER = (Precision.INT4, Precision.INT8, Precision.FLOAT16, Precision.FLOAT32)
 
@@ -184,7 +184,7 @@ def _positions(
 
 
 def _stated_places(checkpoint: Checkpoint) -> int:
-    stated = (checkpoint.config.get(name) for name in _FIELDS[:2])
+    stated = (checkpoint.config.get(name) for name in _FIELDS)
     return next((rows for rows in stated if type(rows) is int and rows > 0), _PLACES)
 
 
