@@ -9,7 +9,8 @@ in a new order, with every variant that was not far behind in the first; the bes
 variant counts. Memory is taken of new processes, each with the fastest variant that `real` found.
 `--rounds 1 --limit 50` is a trial, of which nothing is kept. `--only NAME` leaves out of `real` the
 rivals whose name does not start so. `--int8 DIR`, `--fp32 DIR` take bundles that are there, of
-`fixed` `--marian DIR` and `--t5-small DIR`; others are made by lmonnx's own commands. Samples go to
+`fixed` `--marian DIR` and `--t5-small DIR`; others are made by lmonnx's own commands. `--shortlist
+DIR`, what `lmonnx shortlist` made of the int8 bundle, is one more system of `real`. Samples go to
 benchmarks/results/<cpu>/translation/<what>.json.
 """
 
@@ -185,10 +186,13 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
 def _bundles(materials: Materials, arguments: argparse.Namespace) -> dict[str, Path]:
     materials.give("fp32", arguments.fp32)
     materials.give("pair-int8", arguments.int8)
-    return {
+    found = {
         "lmonnx fp32": materials.bundle("fp32"),
         "lmonnx int8": materials.bundle("pair-int8"),
     }
+    if arguments.shortlist is not None:
+        found["lmonnx int8, shortlist"] = arguments.shortlist.resolve()
+    return found
 
 
 def _bleu(answers: Sequence[str], references: Sequence[str]) -> tuple[float, str]:
@@ -246,7 +250,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     add = parser.add_argument
     add("what", choices=("real", "fixed", "memory"))
-    for bundle in ("int8", "fp32", "marian", "t5-small"):
+    for bundle in ("int8", "fp32", "shortlist", "marian", "t5-small"):
         add(f"--{bundle}", type=Path, metavar="DIR")
     add("--only", default="", metavar="NAME")
     add("--rounds", type=int, default=5)

@@ -68,8 +68,8 @@ def _checked_manifest(root: Path, *, verify: bool) -> Manifest:
     named |= {spec.file for spec in slots} | {spec.id_map for spec in slots if spec.id_map}
     if manifest.embedding is not None:
         named |= {dense.file for dense in manifest.embedding.dense}
-    if manifest.generation is not None and manifest.generation.chat_template is not None:
-        named.add(manifest.generation.chat_template)
+    if manifest.generation is not None:
+        named |= manifest.generation.files
     for name in named:
         contained(root, name)
     if unlisted := sorted(named - files.keys()):

@@ -42,6 +42,19 @@ class Languages:
 
 
 @dataclass(frozen=True, slots=True)
+class ShortlistSpec:
+    """The file of what sources may be answered with (docs/decisions/0015-shortlist.md).
+
+    It holds `always` ids that are always allowed, then for `tokens` tokens of the source where
+    theirs begin.
+    """
+
+    file: str
+    always: int
+    tokens: int
+
+
+@dataclass(frozen=True, slots=True)
 class Seq2Seq:
     """What an encoder-decoder has beside a decoder (docs/decisions/0013-seq2seq.md).
 
@@ -52,6 +65,7 @@ class Seq2Seq:
     start_id: int | None
     languages: Languages | None = None
     prefixes: Mapping[str, str] | None = None
+    shortlist: ShortlistSpec | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +84,10 @@ class Generation:
     chat_template: str | None = None
     defaults: Mapping[str, Any] | None = None
     seq2seq: Seq2Seq | None = None
+
+    @property
+    def files(self) -> set[str]:
+        """The bundle's files that are read to generate."""
+        shortlist = self.seq2seq.shortlist if self.seq2seq else None
+        named = {self.chat_template, shortlist.file if shortlist else None}
+        return {name for name in named if name is not None}

@@ -15,6 +15,7 @@ from lmonnx.bundle.generation import Generation as Generation
 from lmonnx.bundle.generation import Languages as Languages
 from lmonnx.bundle.generation import Place as Place
 from lmonnx.bundle.generation import Seq2Seq as Seq2Seq
+from lmonnx.bundle.generation import ShortlistSpec as ShortlistSpec
 from lmonnx.errors import BundleError
 
 FORMAT = 1

@@ -19,6 +19,7 @@ _COMMANDS = {
     "export": Place("lmonnx.cli.export", "export", "Write a checkpoint as a bundle."),
     "optimize": Place("lmonnx.cli.optimize", "optimize", "Fuse the graph of a bundle."),
     "quantize": Place("lmonnx.cli.quantize", "quantize", "Write int8 weights, if accuracy holds."),
+    "shortlist": Place("lmonnx.cli.shortlist", "shortlist", "Rank only what a source may say."),
     "verify": Place("lmonnx.cli.verify", "verify", "Compare a bundle with a reference."),
     "run": Place("lmonnx.cli.answer", "run", "Answer texts."),
     "chat": Place("lmonnx.cli.chat", "chat", "Talk with a decoder."),

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.manifest import Generation
 from lmonnx.compiler.quantize.sources import start_ids
-from lmonnx.errors import BundleError
+from lmonnx.errors import BundleError, StageError
 from lmonnx.progress import Progress, track
 from lmonnx.runtime.binding import Binding, BoundSession
 from lmonnx.runtime.session import Arrays, Session, SessionConfig
@@ -39,10 +39,16 @@ class Pair:
 class PairModel:
     """An encoder-decoder that reads pairs, and writes targets by a choice of tokens."""
 
+    LISTED: ClassVar[bool] = False  # whether it is given shortlists
+
     def __init__(self, bundle: Bundle) -> None:
         generation = bundle.manifest.generation
         if generation is None or generation.seq2seq is None:
             raise BundleError(f"{bundle.path} is no encoder-decoder")
+        if generation.seq2seq.shortlist is not None and not self.LISTED:
+            raise StageError(
+                f"{bundle.path} has a shortlist; give the bundle that it was made from"
+            )
         self.generation = generation
         self._pad = bundle.manifest.text.source.pad_id
         encoder, decoder = (bundle.manifest.graphs[role] for role in ("encoder", "decoder"))

@@ -38,7 +38,7 @@ def calibration_sources(bundle: Bundle, count: int, vocabulary: int, seed: int =
     """
     sentences = read_sources(bundle, gate_sentences()[::2])[:count]
     random = np.random.default_rng(seed)
-    begin, end = _frame(bundle)
+    begin, end = source_frame(bundle)
     drawn = [
         np.array([*begin, *random.integers(vocabulary, size=_inner(ids, begin, end)), *end])
         for ids in sentences
@@ -79,7 +79,8 @@ def _inner(ids: Ids, begin: Sequence[int], end: Sequence[int]) -> int:
     return max(1, len(ids) - len(begin) - len(end))
 
 
-def _frame(bundle: Bundle) -> tuple[list[int], list[int]]:
+def source_frame(bundle: Bundle) -> tuple[list[int], list[int]]:
+    """Return the tokens before and after those of every source, languages among them."""
     before, after = _around(bundle)
     begin, end = SourceTokenizer(bundle.path, bundle.manifest.text).frame
     return [*before, *begin], [*end, *after]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -14,6 +14,14 @@ from lmonnx.runtime.binding import Binding, BoundSession
 from lmonnx.runtime.generate.decoder import open_graph
 from lmonnx.runtime.generate.kv_cache import KVCache
 from lmonnx.runtime.generate.selection import Ids
+from lmonnx.runtime.generate.shortlist import (
+    ALL_COLUMNS,
+    INPUTS,
+    BatchList,
+    Columns,
+    Listed,
+    Shortlist,
+)
 from lmonnx.runtime.generate.source_keys import SourceKeys, Sources
 from lmonnx.runtime.numerics import Floats
 from lmonnx.runtime.session import CPU, MAX_TOKENS, Session, SessionConfig
@@ -26,13 +34,14 @@ _ONE = np.ones((), np.int64)
 class Scores:
     """What a step gives for each row: `logits` (R, V), and if asked for the k best tokens.
 
-    `top_logprobs` and `top_ids` are (R, k), best first, of a tie the lower id. All are good until
-    the next step.
+    `top_logprobs` and `top_ids` are (R, k), best first, of a tie the lower id. With a shortlist the
+    logits are (R, N), and `columns` says of what. All are good until the next step.
     """
 
     logits: Floats
     top_logprobs: Floats
     top_ids: Ids
+    columns: Columns = field(default=ALL_COLUMNS)
 
 
 class EncoderDecoder:
@@ -50,6 +59,7 @@ class EncoderDecoder:
         sources: int,
         vocabulary: int,
         pad: int,
+        shortlist: Shortlist | None = None,
     ) -> None:
         """Decode with two sessions.
 
@@ -60,6 +70,7 @@ class EncoderDecoder:
             sources: At most so many at once.
             vocabulary: V.
             pad: The id that fills sources up.
+            shortlist: The bundle's, if it has one.
         """
         self._encoder, self._decoder = encoder, decoder
         self._pad = pad
@@ -68,11 +79,22 @@ class EncoderDecoder:
         self.vocabulary = vocabulary
         # Every step's: fresh memory of that size would be zeroed by the system at each of them.
         self._logits = np.empty((cache.slots, vocabulary), np.float32)
+        self._list = None if shortlist is None else BatchList(shortlist, sources)
         self._call: _Call | None = None
 
-    def read(self, sources: Sequence[Sequence[int]]) -> Sources:
-        """Take in sources, which are best of like length, and return them alone."""
+    def read(
+        self, sources: Sequence[Sequence[int]], *, stop_ids: Sequence[int] = (), top: int = 0
+    ) -> Sources:
+        """Take in sources, which are best of like length, and return them alone.
+
+        Args:
+            sources: Their tokens.
+            stop_ids: What may end any of those that are held.
+            top: How many of the best tokens of theirs will be ranked.
+        """
         start = len(self.sources.held)
+        if self._list is not None:
+            self._list.add(sources, shared=stop_ids, least=top)
         for part in _parts(sources):
             self._encode(part)
         return self.sources.since(start)
@@ -93,15 +115,33 @@ class EncoderDecoder:
         moved = self.cache.make_room(int(lengths.max()) + 1, rows.stop)
         call = self._call
         if call is None or moved or not call.serves(sources, rows, top):
-            call = _Call(self._decoder, self.cache, self._logits, sources, rows=rows, top=top)
+            listed = self._listed(sources)
+            call = _Call(
+                self._decoder, self.cache, self._logits, sources, rows=rows, top=top, listed=listed
+            )
             self._call = call
         return call.run(tokens, lengths)
+
+    def keep(self, origins: Sequence[int], places: Sequence[int], count: int) -> None:
+        """Put some sources in the place of others, and let go of all from `count` on."""
+        self.sources.keep(origins, places, count)
+        if self._list is not None:
+            self._list.keep(origins, places, count)
 
     def clear(self) -> None:
         """Forget every row and its source."""
         self._call = None
+        if self._list is not None:
+            self._list.clear()
         self.cache.clear()
         self.sources.clear()
+
+    def _listed(self, sources: Sources) -> tuple[Listed, Columns] | None:
+        """Return the list of a step for sources that are the last ones, or all."""
+        if self._list is None:
+            return None
+        first = len(self.sources.held) - len(sources)
+        return self._list.part(first, len(sources)), self._list.columns()
 
     def _encode(self, sources: Sequence[Sequence[int]]) -> None:
         lengths = np.array([len(source) for source in sources], np.int32)
@@ -124,6 +164,7 @@ class _Call:
         *,
         rows: range,
         top: int,
+        listed: tuple[Listed, Columns] | None,
     ) -> None:
         self._sources, self._top, self._rows = sources, top, rows
         count = len(rows)
@@ -131,7 +172,12 @@ class _Call:
         self._lengths = np.zeros(count, np.int32)
         self._longest = np.zeros((), np.int32)
         logprobs, best = np.empty((count, 1, top), np.float32), np.empty((count, 1, top), np.int64)
-        self._scores = Scores(logits[:count], logprobs[:, 0], best[:, 0])
+        columns, inputs = ALL_COLUMNS, dict[str, Floats | Ids]()
+        if listed is not None:
+            (part, columns), width = listed, len(listed[0].ids)
+            inputs = dict(zip(INPUTS, (part.ids, part.bias), strict=True))
+            logits = logits.reshape(-1)[: count * width].reshape(count, width)
+        self._scores = Scores(logits[:count], logprobs[:, 0], best[:, 0], columns)
         own = cache.view(rows.start, count)
         ranked: dict[str, Floats | Ids] = {"top_logprobs": logprobs, "top_ids": best}
         self._binding: Binding = session.bind(
@@ -142,6 +188,7 @@ class _Call:
                 "logits_to_keep": _ONE,
                 "top_k": np.array(top, np.int64),
                 "source_lengths": sources.lengths,
+                **inputs,
                 **{f"past_key_values.{n}": a for n, a in own.items()},
                 **{f"cross_key_values.{n}": a for n, a in zip(own, sources.arrays, strict=True)},
             },
@@ -198,13 +245,15 @@ def check_pair(bundle: Bundle) -> Generation:
         [f"{kind}.{name}" for name in names]
         for kind in ("cross_key_values", "past_key_values", "present")
     )
+    shortlist = generation.seq2seq.shortlist
+    listed = INPUTS if shortlist else ()
     _check(bundle, ENCODER, ["input_ids", "source_lengths"], cross)
     _check(
         bundle,
         DECODER,
         [
             "input_ids", "seqlens_k", "total_sequence_length", "logits_to_keep", "top_k",
-            "source_lengths", *cross, *past,
+            "source_lengths", *listed, *cross, *past,
         ],
         ["logits", "top_logprobs", "top_ids", *present],
     )  # fmt: skip
@@ -215,7 +264,7 @@ def check_pair(bundle: Bundle) -> Generation:
         ):
             raise BundleError(f"{bundle.path}: {tensor.name} is not (rows, H, T, D)")
     logits = next(tensor for tensor in graphs[DECODER].outputs if tensor.name == "logits")
-    if logits.shape[-1] != generation.vocabulary:
+    if shortlist is None and logits.shape[-1] != generation.vocabulary:
         raise BundleError(f"{bundle.path}: the decoder gives other logits than are said")
     return generation
 

@@ -13,6 +13,7 @@ from lmonnx.runtime.generate.beam_groups import BeamGroups
 from lmonnx.runtime.generate.encoder_decoder import Scores
 from lmonnx.runtime.generate.logprobs import likeliest, log_softmax
 from lmonnx.runtime.generate.selection import Ids
+from lmonnx.runtime.generate.shortlist import Columns
 from lmonnx.runtime.generate.source_job import Kind, SourceJob
 from lmonnx.runtime.generate.turns import Blame
 from lmonnx.runtime.numerics import Floats
@@ -98,12 +99,13 @@ class SingleLane(Lane):
         """Take every row's likeliest token that is not banned, or what the job picks."""
         logits = scores.logits
         if self.kind.bans:
-            logits[:, self.kind.bans] = -np.inf
+            logits[:, scores.columns.of(self.kind.bans)] = -np.inf
         best = logits.argmax(axis=1)
         # NaN is an argmax too: `pick` says what is wrong.
         fine = logits[np.arange(len(best)), best] > -np.inf
+        tokens = scores.columns.tokens(best)
         for place, (job, token, is_fine) in enumerate(
-            zip(self.jobs, best.tolist(), fine.tolist(), strict=True)
+            zip(self.jobs, tokens.tolist(), fine.tolist(), strict=True)
         ):
             forced = job.forced(len(job.generated))
             if forced is not None:
@@ -112,7 +114,7 @@ class SingleLane(Lane):
                 job.accept(token)
             else:
                 with Blame(job):
-                    job.accept(job.pick(logits[place]))
+                    job.accept(job.pick(scores.columns.whole(logits[place])))
 
 
 class BeamLane(Lane):
@@ -174,13 +176,14 @@ class BeamLane(Lane):
             )
             values[place], ids[place] = -np.inf, 0
         if self.kind.renormalizes:
-            values -= _log_left(logits, values, ids, self.kind.bans)
+            values -= _log_left(logits, values, ids, self.kind.bans, scores.columns)
         if self.kind.bans:
             values[self._banned[ids]] = -np.inf
         for place, (job, length) in enumerate(zip(self.jobs, search.lengths.tolist(), strict=True)):
             if job.is_ruled or job.forced(length) is not None:
                 with Blame(job):
-                    self._rule(place, job, logits[place], values[place], ids[place])
+                    rows = scores.columns.whole(logits[place])
+                    self._rule(place, job, rows, values[place], ids[place])
         before = search.tokens
         steps = search.advance(values, ids)
         for place in np.flatnonzero(search.done).tolist():
@@ -213,7 +216,9 @@ def make_lane(kind: Kind, vocabulary: int) -> Lane:
     return SingleLane(kind) if kind.beams == 1 else BeamLane(kind, vocabulary)
 
 
-def _log_left(logits: Floats, values: Floats, ids: Ids, bans: tuple[int, ...]) -> Floats:
+def _log_left(
+    logits: Floats, values: Floats, ids: Ids, bans: tuple[int, ...], columns: Columns
+) -> Floats:
     """Return the log of the probability that bans leave in each row: (G, n, 1).
 
     Args:
@@ -221,14 +226,15 @@ def _log_left(logits: Floats, values: Floats, ids: Ids, bans: tuple[int, ...]) -
         values: (G, n, k), the log-probabilities of each row's best.
         ids: (G, n, k), their tokens.
         bans: What must not be chosen.
+        columns: What the logits are of.
     """
-    highest = np.take_along_axis(logits, ids[:, : logits.shape[1], :1], axis=2)
+    highest = np.take_along_axis(logits, columns.at(ids[:, : logits.shape[1], :1]), axis=2)
     best = values[:, : logits.shape[1], :1]
-    banned = np.exp(logits[..., bans] - highest + best).sum(axis=2, keepdims=True)
+    banned = np.exp(columns.take(logits, bans) - highest + best).sum(axis=2, keepdims=True)
     if (banned < _EXACT).all():
         left: Floats = np.log1p(-banned)
         return left
-    kept = log_softmax(logits)
+    kept = log_softmax(columns.whole(logits))
     kept[..., bans] = -np.inf
     return np.logaddexp.reduce(kept, axis=2, keepdims=True)
 

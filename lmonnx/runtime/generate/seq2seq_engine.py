@@ -90,8 +90,10 @@ class Seq2SeqEngine(Turns[SourceJob]):
             return
         for _ in line:
             self._waiting.popleft()
-        sources = self._model.read([job.source for job in line])
         begun = make_lane(kind, self._model.vocabulary)
+        sources = self._model.read(
+            [job.source for job in line], stop_ids=kind.stop_ids, top=begun.top
+        )
         begun.add(line)
         self._begin(begun, sources, live * kind.beams)
         if lane is None:
@@ -157,7 +159,7 @@ class Seq2SeqEngine(Turns[SourceJob]):
         if moved:
             self._move(lane, np.array(moved, np.int64))
         origins, targets = [m[0] for m in moved], [m[1] for m in moved]
-        self._model.sources.keep(origins, targets, len(order))
+        self._model.keep(origins, targets, len(order))
         lane.keep(order)
 
     def _move(self, lane: Lane, moved: np.ndarray[tuple[int, int], np.dtype[np.int64]]) -> None:

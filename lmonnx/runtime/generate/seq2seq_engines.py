@@ -14,6 +14,7 @@ from lmonnx.runtime.generate.capacity import SOURCES, Capacity, make_row_cache
 from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder, check_pair, open_pair
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.seq2seq_engine import Seq2SeqEngine
+from lmonnx.runtime.generate.shortlist import open_shortlist
 from lmonnx.runtime.generate.source_job import Finished, Manner, SourceJob
 from lmonnx.runtime.session import Session, SessionConfig
 
@@ -38,6 +39,7 @@ class Seq2SeqEngines:
         """
         self._bundle, self._config, self._capacity = bundle, config, capacity
         self.generation = check_pair(bundle)
+        self._shortlist = open_shortlist(bundle)
         self.source_positions = bundle.manifest.text.max_length
         self._whole = self._engine(*open_pair(bundle, config))
         self.context, self.slots = self._room
@@ -127,6 +129,7 @@ class Seq2SeqEngines:
             sources=self._capacity.slots or SOURCES,
             vocabulary=self.generation.vocabulary,
             pad=self._bundle.manifest.text.source.pad_id,
+            shortlist=self._shortlist,
         )
         return Seq2SeqEngine(model, positions=self.source_positions)
 
