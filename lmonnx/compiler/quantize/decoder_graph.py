@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +21,7 @@ from lmonnx.compiler.quantize.moments import Moments
 from lmonnx.compiler.quantize.rounding import Scale
 from lmonnx.compiler.quantize.row_writer import RowWriter
 from lmonnx.compiler.quantize.weights import EIGHT_BITS, SEVEN_BITS, Columns, quantize_columns
-from lmonnx.compiler.quantize.writer import reads
+from lmonnx.compiler.quantize.writer import readers_of
 
 Floats = NDArray[np.float32]
 
@@ -105,14 +105,17 @@ class _Writer(RowWriter):
     tied: dict[str, Layer] = field(default_factory=dict)
     readers: dict[str, list[onnx.NodeProto]] = field(default_factory=dict)
     merged: set[str] = field(default_factory=set)  # nodes whose work another one does
-    last_factor: tuple[str, Floats] | None = None
+    flows: dict[str, list[str]] = field(default_factory=dict)  # into each matrix
+    last_factor: tuple[tuple[str, ...], Floats] | None = None
 
     def rewrite(self) -> None:
         graph, forms = self.model.graph, self.recipe.forms
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
         layers = {layer.name: layer for layer in find_layers(self.model) if layer.name in forms}
         self.tied = {layer.weight: layer for layer in layers.values() if layer.rows}
-        self.readers = _readers(graph)
+        for layer in layers.values():
+            self.flows.setdefault(layer.weight, []).append(layer.value)
+        self.readers = readers_of(graph)
         for node in list(graph.node):
             own = node_name(node) in forms
             if node_name(node) in self.merged:
@@ -173,6 +176,11 @@ class _Writer(RowWriter):
         return factors
 
     def _layer(self, layer: Layer, output: str) -> None:
+        if layer.bias:
+            product = f"{layer.name}/product"
+            self._layer(replace(layer, bias=""), product)
+            self.op("Add", [product, layer.bias], f"{layer.name}/bias", output)
+            return
         if self.recipe.forms[layer.name].block_size:
             self._round_blocks(layer)
             dims = self.tensors[layer.weight].dims
@@ -216,7 +224,7 @@ class _Writer(RowWriter):
     def _columns(self, layer: Layer) -> Columns:
         matrix = self._matrix(layer)
         if layer.value in self.recipe.moments:
-            return round_columns(matrix, self._factor(layer.value))
+            return round_columns(matrix, self._factor(layer))
         return quantize_columns(matrix)
 
     def _matrix(self, layer: Layer) -> Floats:
@@ -230,7 +238,7 @@ class _Writer(RowWriter):
         form, matrix = self.recipe.forms[layer.name], self._matrix(layer)
         made: Blocks
         if layer.value in self.recipe.moments and form.bits in CALIBRATED:
-            factor = self._factor(layer.value)
+            factor = self._factor(layer)
             made = round_blocks(matrix, factor, bits=form.bits, block_size=form.block_size)
         else:
             made = quantize_blocks(matrix.T, bits=form.bits, block_size=form.block_size)
@@ -238,27 +246,26 @@ class _Writer(RowWriter):
             self.shared.tables[_place(self.tensors[layer.weight])] = made
         self.store_blocks(layer.weight, made, lookup=layer.weight in self.tied)
 
-    def _factor(self, value: str) -> Floats:
-        """Return the factor of a value; kept for the next layer, which may read it too."""
-        if self.last_factor is None or self.last_factor[0] != value:
-            divided = self.recipe.factors.values.get(value)
-            seen = self.recipe.moments[value].divided(divided)
-            self.last_factor = value, inverse_factor(seen.second)
+    def _factor(self, layer: Layer) -> Floats:
+        """Return the factor of all that a layer's matrix multiplies.
+
+        It is kept for the next layer, which may read the same.
+        """
+        values = tuple(v for v in self.flows[layer.weight] if v in self.recipe.moments)
+        if self.last_factor is None or self.last_factor[0] != values:
+            seconds = [self._second(value) for value in values]
+            mean = np.mean(seconds, axis=0) if len(seconds) > 1 else seconds[0]
+            self.last_factor = values, inverse_factor(mean)
         return self.last_factor[1]
 
-
-def _readers(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
-    """Return what reads each value; an output of the graph has a reader that does nothing."""
-    found: dict[str, list[onnx.NodeProto]] = {}
-    for node in graph.node:
-        for name in reads(node):
-            found.setdefault(name, []).append(node)
-    for output in graph.output:
-        found.setdefault(output.name, []).append(onnx.NodeProto())
-    return found
+    def _second(self, value: str) -> Floats:
+        divided = self.recipe.factors.values.get(value)
+        return self.recipe.moments[value].divided(divided).second
 
 
 def _place(tensor: onnx.TensorProto) -> tuple[str, ...]:
-    """Return where a tensor's bytes are: its file and offset, or its name in the graph itself."""
+    """Return where a tensor's bytes are, or of one that is in the graph itself what they are."""
+    if tensor.data_location != onnx.TensorProto.EXTERNAL:
+        return "", tensor.name, tensor.SerializeToString().hex()
     stated = {entry.key: entry.value for entry in tensor.external_data}
-    return stated.get("location", tensor.name), stated.get("offset", "")
+    return stated["location"], stated.get("offset", "0"), stated.get("length", "")

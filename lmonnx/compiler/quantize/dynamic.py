@@ -20,6 +20,7 @@ from lmonnx.compiler.quantize.calibration import Calibration
 from lmonnx.compiler.quantize.layers import is_lookup, node_name
 from lmonnx.compiler.quantize.rounding import Rounding
 from lmonnx.compiler.quantize.weights import Columns, quantize_columns, quantize_rows
+from lmonnx.compiler.quantize.writer import readers_of
 
 SWITCHES = "switches"
 
@@ -94,9 +95,7 @@ class _Rewriter(Rounding):
     def rewrite(self, layers: Sequence[str]) -> None:
         graph = self.model.graph
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
-        for node in graph.node:
-            for name in node.input:
-                self.readers[name] = [*self.readers.get(name, []), node]
+        self.readers = readers_of(graph)
         wanted = {name: index for index, name in enumerate(layers)}
         if self.granularity is Granularity.ROW:
             self._prepare([node for node in graph.node if node_name(node) in wanted])
@@ -166,7 +165,7 @@ class _Rewriter(Rounding):
     def _matrix(self, node: onnx.NodeProto) -> NDArray[np.float32]:
         """Return a layer's weights as its input meets them: (K, N)."""
         stored = np.asarray(self.read(self.tensors[node.input[1]]))
-        return stored.T if node.op_type == "Gemm" else stored
+        return stored if node.op_type == "MatMul" else stored.T
 
     def _biased_layer(self, node: onnx.NodeProto, columns: Columns, bias: str, output: str) -> None:
         """Write a Gemm, which holds its own bias."""
@@ -213,7 +212,7 @@ class _Rewriter(Rounding):
     def _layer(self, node: onnx.NodeProto, columns: Columns, output: str, bias: str = "") -> None:
         x, weight, name = node.input[0], node.input[1], node_name(node)
         # The table that is looked up is rounded by rows; the same as a matrix by columns.
-        stem = f"{weight}_columns" if node.op_type == "Gemm" else weight
+        stem = weight if node.op_type == "MatMul" else f"{weight}_columns"
         q = self.store(f"{stem}_int8", columns[0])
         s = self.store(f"{stem}_scale", columns[1])
         if self.granularity is Granularity.TENSOR:

@@ -9,13 +9,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
 from lmonnx.compiler.quantize.layers import Layer, is_lookup
-from lmonnx.compiler.quantize.writer import reads
+from lmonnx.compiler.quantize.writer import readers_of
 
 Floats = NDArray[np.float32]
 _NORMS = frozenset({"LayerNormalization", "SimplifiedLayerNormalization"})
@@ -72,12 +73,7 @@ def find_folds(model: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, Fol
     """
     graph = model.graph
     lookups = Counter(node.input[0] for node in graph.node if is_lookup(node))
-    readers: dict[str, list[str]] = {}
-    for node in graph.node:
-        for name in reads(node):
-            readers.setdefault(name, []).append(node.output[0])
-    for output in graph.output:
-        readers.setdefault(output.name, []).append("")
+    readers = readers_of(graph)
     seen = _Graph(model, readers)
     found: dict[str, Fold] = {}
     for value in dict.fromkeys(layer.value for layer in layers):
@@ -87,13 +83,15 @@ def find_folds(model: onnx.ModelProto, layers: Sequence[Layer]) -> dict[str, Fol
             continue
         if any(len(readers[x.weight]) > 1 + x.rows * lookups[x.weight] for x in reading):
             continue
-        if fold := _FOLDS.get(maker.op_type, _none)(seen, maker):
+        first = seen.constants[reading[0].weight]
+        width = int(first.dims[1 if reading[0].rows else 0])
+        if fold := _FOLDS.get(maker.op_type, _none)(seen, maker, width):
             found[value] = fold
     return found
 
 
 class _Graph:
-    def __init__(self, model: onnx.ModelProto, readers: Mapping[str, Sequence[str]]) -> None:
+    def __init__(self, model: onnx.ModelProto, readers: Mapping[str, Sequence[Any]]) -> None:
         self.makers = {name: node for node in model.graph.node for name in node.output}
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.readers = readers
@@ -101,34 +99,54 @@ class _Graph:
     def alone(self, value: str) -> bool:
         return len(self.readers[value]) == 1
 
+    def parts(self, split: onnx.NodeProto, width: int) -> list[int]:
+        """Return how many of so many columns each output of a Split has; none if it is unknown."""
+        axis = next((a.i for a in split.attribute if a.name == "axis"), 0)
+        stated = self.constants.get(split.input[1]) if len(split.input) > 1 else None
+        if stated is not None:
+            sizes = [int(size) for size in onnx.numpy_helper.to_array(stated)]
+        elif len(split.input) == 1 and width % len(split.output) == 0:
+            sizes = [width // len(split.output)] * len(split.output)
+        else:
+            sizes = []
+        return sizes if axis == -1 and sum(sizes) == width else []
 
-def _none(graph: _Graph, node: onnx.NodeProto) -> Fold | None:
-    del graph, node
+
+def _none(graph: _Graph, node: onnx.NodeProto, width: int) -> Fold | None:
+    del graph, node, width
     return None
 
 
-def _norm(graph: _Graph, node: onnx.NodeProto) -> Fold | None:
+def _norm(graph: _Graph, node: onnx.NodeProto, width: int) -> Fold | None:
+    """Take a norm's weights, which have to be constants for anything to multiply them."""
+    del width
     vectors = tuple(name for name in node.input[1:] if name)
-    return Fold(vectors) if all(map(graph.alone, vectors)) else None
+    constant = graph.constants.keys() >= set(vectors)
+    return Fold(vectors) if constant and all(map(graph.alone, vectors)) else None
 
 
-def _gated(graph: _Graph, node: onnx.NodeProto) -> Fold | None:
-    """Follow the factor that comes straight from a product's columns, through a Split."""
+def _gated(graph: _Graph, node: onnx.NodeProto, width: int) -> Fold | None:
+    """Follow the factor that comes straight from a product's columns, through a Split.
+
+    It has all of the value's columns: one that is spread over them has no factor for each.
+    """
     for value in node.input:
         split = graph.makers.get(value)
         if split is None or split.op_type != "Split" or not graph.alone(value):
             continue
-        product, sizes = graph.makers.get(split.input[0]), graph.constants.get(split.input[1])
-        if product is None or product.op_type != "MatMul" or sizes is None:
+        product = graph.makers.get(split.input[0])
+        if product is None or product.op_type != "MatMul":
             continue
-        place = list(split.output).index(value)
-        start = int(onnx.numpy_helper.to_array(sizes)[:place].sum())
-        if graph.alone(product.output[0]) and graph.alone(product.input[1]):
-            return Fold(matrix=product.input[1], start=start)
+        matrix = graph.constants.get(product.input[1])
+        if matrix is None or not graph.alone(product.output[0]) or not graph.alone(matrix.name):
+            continue
+        sizes, place = graph.parts(split, matrix.dims[-1]), list(split.output).index(value)
+        if sizes and sizes[place] == width:
+            return Fold(matrix=matrix.name, start=sum(sizes[:place]))
     return None
 
 
-_FOLDS: Mapping[str, Callable[[_Graph, onnx.NodeProto], Fold | None]] = {
+_FOLDS: Mapping[str, Callable[[_Graph, onnx.NodeProto, int], Fold | None]] = {
     **dict.fromkeys(_NORMS, _norm),
     "Mul": _gated,
 }

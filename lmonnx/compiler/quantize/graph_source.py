@@ -22,9 +22,11 @@ from lmonnx.compiler.quantize.layers import Layer
 from lmonnx.compiler.quantize.moments import Moments
 from lmonnx.compiler.quantize.recipes import Plan, forms
 from lmonnx.compiler.quantize.rounding import Scale
-from lmonnx.compiler.quantize.weights import EIGHT_BITS
+from lmonnx.compiler.quantize.weights import EIGHT_BITS, quantize_columns
 
-_WORTH_IT = 0.5  # of the expected squared error
+_WORTH_IT = 0.8  # of the expected squared errors: a lookup then takes a product more
+_POWERS = (1.0, 0.75, 0.5, 0.25)  # of the head's factors, which a table's lookups lose by
+_COLUMNS = 8192  # of a table that are tried
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,18 +82,33 @@ def recipe_of(source: GraphSource, plan: Plan, keep: Collection[str]) -> Recipe:
 def _smoothing(
     source: GraphSource, seen: Moments, fold: Fold, readers: Sequence[Layer]
 ) -> NDArray[np.float32] | None:
-    """Return what to divide a value's channels by, (K,), or None where that is not worth it.
-
-    A table's lookups have to multiply them back, and lose a little.
-    """
+    """Return what to divide a value's channels by, (K,), or None where that is not worth it."""
     matrix = np.concatenate([source.matrix(layer) for layer in readers], axis=1)
     if not fold.vectors:
         return channel_factors(seen.peak, [matrix])
     chosen = balanced_factors(seen.peak, seen.importance, matrix)
-    if any(layer.rows for layer in readers):
-        after, before = (
-            expected_error(seen.peak, seen.importance, matrix, each)
-            for each in (chosen, np.ones_like(chosen))
-        )
-        return chosen if after < _WORTH_IT * before else None
-    return chosen
+    return _tied(seen, matrix, chosen) if any(layer.rows for layer in readers) else chosen
+
+
+def _tied(
+    seen: Moments, matrix: NDArray[np.float32], factors: NDArray[np.float32]
+) -> NDArray[np.float32] | None:
+    """Return the power of a head's factors by which it and the lookups of its table lose least.
+
+    A row of the table has one scale too, and lookups take the factors back: a channel that is small
+    by them comes back with an error that is large. What either loses reaches the logits.
+    """
+    part = matrix[:, :: -(-matrix.shape[1] // _COLUMNS)]
+    tried = [np.power(factors, np.float32(power)) for power in _POWERS]
+    losses = [_lost(seen, part, each) for each in (np.ones_like(factors), *tried)]
+    best = int(np.argmin(losses[1:]))
+    return tried[best] if losses[1 + best] < _WORTH_IT * losses[0] else None
+
+
+def _lost(seen: Moments, matrix: NDArray[np.float32], factors: NDArray[np.float32]) -> float:
+    """Return the squared errors of logits and of lookups, each as a share of all, added."""
+    integers, scales = quantize_columns(matrix * factors[:, None])
+    lookups = integers * scales / factors[:, None] - matrix
+    of_logits = expected_error(seen.peak, seen.importance, matrix, factors) / 12
+    logits = (matrix * (seen.second @ matrix)).sum()
+    return float(of_logits / logits + np.square(lookups).sum() / np.square(matrix).sum())

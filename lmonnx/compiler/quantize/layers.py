@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,40 +23,55 @@ _PLAIN: Mapping[str, Mapping[str, Any]] = {
 class Layer:
     """A product with a constant matrix: `name` is its node's, `value` what flows into it.
 
-    `rows` says that the matrix is stored as (N, K), as a table that is looked up is.
+    `rows` says that the matrix is stored as (N, K), as a table that is looked up is; `bias` is a
+    vector that the node itself adds.
     """
 
     name: str
     value: str
     weight: str
     rows: bool = False
+    bias: str = ""
 
 
 def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
     """Return the layers that can be quantized, in the order of the graph.
 
     They are products by MatMul, and a Gemm or FusedMatMul to the logits of the whole vocabulary,
-    whose weights are often the embedding table. A product to a few labels stays in float32.
+    whose weights are often the embedding table. A product to a few labels stays in float32, and
+    one by MatMul with a matrix that others read by rows: integers have one scale a column.
     """
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer if t.data_type == 1}
-    tables = {shapes.get(n.input[0]) for n in model.graph.node if is_lookup(n)}
-    vocabularies = {shape[0] for shape in tables if shape}
+    tables = {n.input[0] for n in model.graph.node if is_lookup(n)}
+    vocabularies = {shapes[name][0] for name in tables if name in shapes}
+    by_rows = tables | {n.input[1] for n in model.graph.node if _is_by_rows(n)}
     heads = _heads(model, shapes)
     return tuple(
-        Layer(node_name(node), node.input[0], node.input[1], rows=node.op_type != "MatMul")
+        _layer(node)
         for node in model.graph.node
         if len(node.input) > 1
         and len(shape := shapes.get(node.input[1], ())) == 2
         and (
-            (node.op_type == "MatMul" and node.output[0] not in heads)
+            (_is_by_columns(node, by_rows) and node.output[0] not in heads)
             or (_is_by_rows(node) and shape[0] in vocabularies)
         )
     )
 
 
+def _layer(node: onnx.NodeProto) -> Layer:
+    value, weight, *others = node.input
+    rows = node.op_type != "MatMul"
+    return Layer(node_name(node), value, weight, rows=rows, bias=others[0] if others else "")
+
+
 def is_lookup(node: onnx.NodeProto) -> bool:
     """Say whether a node looks up the rows of the texts' tokens."""
     return bool(node.op_type == "Gather" and node.input[1] == TABLE_INPUT)
+
+
+def _is_by_columns(node: onnx.NodeProto, by_rows: Collection[str]) -> bool:
+    """Say whether a node is x·W, and W is not of those that are read by rows."""
+    return bool(node.op_type == "MatMul" and node.input[1] not in by_rows)
 
 
 def _is_by_rows(node: onnx.NodeProto) -> bool:

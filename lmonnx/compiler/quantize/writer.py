@@ -75,6 +75,21 @@ class GraphWriter:
         return result
 
 
+def readers_of(graph: onnx.GraphProto) -> dict[str, list[onnx.NodeProto]]:
+    """Return what reads each value, a node as often as it does.
+
+    A node reads what the graphs within it do. An output of the graph has a reader that does
+    nothing.
+    """
+    found: dict[str, list[onnx.NodeProto]] = {}
+    for node in graph.node:
+        for name in reads(node):
+            found.setdefault(name, []).append(node)
+    for output in graph.output:
+        found.setdefault(output.name, []).append(onnx.NodeProto())
+    return found
+
+
 def reads(node: onnx.NodeProto) -> Iterator[str]:
     """Yield all values that a node reads, those of the graphs within it too."""
     yield from node.input

@@ -83,13 +83,18 @@ def test_keys_are_turned_by_the_product_and_not_before(bert_bundle, tmp_path):
     assert keep_keys_in_rows(model) == 0
 
 
-def test_a_turned_value_with_other_readers_is_left_alone():
-    text = """<ir_version: 8, opset_import: ["": 17]>
-    g (float[b, s, h, d] q, float[b, s, h, d] k) => (float[b, h, s, s] y, float[b, h, d, s] t) {
+@pytest.mark.parametrize(
+    ("ends", "others", "turned"),
+    [("", [], 1), (", float[b, h, d, s] t", [], 0), ("", ["t"], 0)],
+    ids=["no other", "the graph's end", "a node"],
+)
+def test_a_turned_value_with_other_readers_is_left_alone(ends, others, turned):
+    text = f"""<ir_version: 8, opset_import: ["": 17]>
+    g (float[b, s, h, d] q, float[b, s, h, d] k) => (float[b, h, s, s] y{ends}) {{
         r = Transpose <perm = [0, 2, 1, 3]> (q)
         t = Transpose <perm = [0, 2, 3, 1]> (k)
         y = MatMul (r, t)
-    }"""
+    }}"""
     model = onnx.parser.parse_model(text)
-    model.graph.node.append(onnx.helper.make_node("Identity", ["t"], ["more"]))
-    assert keep_keys_in_rows(model) == 0
+    model.graph.node.extend(onnx.helper.make_node("Identity", [x], ["more"]) for x in others)
+    assert keep_keys_in_rows(model) == turned
