@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -38,6 +39,26 @@ class Asked:
         )
 
 
+@contextmanager
+def reference_runs(name: str) -> Iterator[None]:
+    """Say of whatever fails that it is transformers that does.
+
+    Args:
+        name: The checkpoint.
+
+    Raises:
+        StageError: Something failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise StageError(
+            f"transformers itself fails on {name} ({type(error).__name__}: {line:.200}), so there "
+            "is nothing to compare with; export with --no-verify if you must"
+        ) from error
+
+
 class PairReference:
     """A checkpoint's encoder-decoder as transformers runs it, in float32."""
 
@@ -59,6 +80,7 @@ class PairReference:
                 f"transformers cannot load {checkpoint.repo}: {error!s:.300}"
             ) from error
         self._languages, self.asked = languages, Asked.of(languages)
+        self._name = checkpoint.repo
 
     def source(self, text: str, *, longest: int) -> list[int]:
         """Return the ids that the encoder reads of a text."""
@@ -66,15 +88,20 @@ class PairReference:
             self._tokenizer.src_lang = self.asked.source
         if self._place("target") is Place.BEFORE:
             text = f"{self._token(self.asked.target)} {text}"  # as Marian's of many languages
-        encoding = self._tokenizer(text, truncation=True, max_length=longest)
+        with reference_runs(self._name):
+            encoding = self._tokenizer(text, truncation=True, max_length=longest)
         return [int(index) for index in encoding["input_ids"]]
 
     def write(self, source: Sequence[int], *, beams: int, new: int) -> Ids:
-        """Return what is written of a source: its tokens after the start, the end included."""
+        """Return what is written of a source: its tokens after the start, the end included.
+
+        Raises:
+            StageError: transformers fails.
+        """
         import torch
 
-        ids = torch.tensor([list(source)])
-        with torch.inference_mode():
+        ids, target = torch.tensor([list(source)]), self._target()
+        with torch.inference_mode(), reference_runs(self._name):
             found = self._model.generate(
                 ids,
                 attention_mask=torch.ones_like(ids),
@@ -82,15 +109,19 @@ class PairReference:
                 do_sample=False,
                 max_new_tokens=new,
                 min_new_tokens=0,
-                **self._target(),
+                **target,
             )
         return self._until_end(found[0].tolist()[1:])
 
     def logits(self, source: Sequence[int], target: Sequence[int]) -> NDArray[np.float32]:
-        """Return the logits after each token of a target (T,), its start included: (T, V)."""
+        """Return the logits after each token of a target (T,), its start included: (T, V).
+
+        Raises:
+            StageError: transformers fails.
+        """
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), reference_runs(self._name):
             found = self._model(
                 input_ids=torch.tensor([list(source)]),
                 decoder_input_ids=torch.tensor([list(target)]),

@@ -22,6 +22,7 @@ def verify_against(
 
     Raises:
         UnsupportedError: transformers is not installed.
+        StageError: transformers cannot load the checkpoint, or fails on it.
         ParityError: They are not of one model.
     """
     generation = bundle.manifest.generation

@@ -47,6 +47,7 @@ def verify_pairs(bundle: Bundle, checkpoint: Checkpoint, *, progress: Progress =
 
     Raises:
         UnsupportedError: transformers is not installed.
+        StageError: transformers fails on the checkpoint.
         ParityError: They are not of one model, or write another answer.
     """
     sentences = parity_sentences()

@@ -33,6 +33,7 @@ from lmonnx.compiler.export.native.decoders.build import (
     cache_spec,
     read_decoder,
 )
+from lmonnx.compiler.export.native_offer import native_offered
 from lmonnx.compiler.export.seq2seq import export_seq2seq, seq2seq_generation
 from lmonnx.compiler.export.text import export_text
 from lmonnx.compiler.reference import is_installed
@@ -233,7 +234,8 @@ def _adopted(
     engine: Engine, folder: Checkpoint, checkpoint: Checkpoint, draft: Draft, variant: str | None
 ) -> _Built:
     """Build a decoder from the ONNX graph of a folder, which may not be the checkpoint's own."""
-    made = adopt_decoder.adopt_graph(folder, draft, variant)
+    with native_offered(checkpoint):
+        made = adopt_decoder.adopt_graph(folder, draft, variant)
     generation = export_generation(
         checkpoint, draft, context=made.context, vocabulary=made.vocabulary, cache=made.cache
     )
@@ -244,7 +246,8 @@ def _adopted_pair(
     engine: Engine, folder: Checkpoint, checkpoint: Checkpoint, draft: Draft, variant: str | None
 ) -> _Built:
     """Build an encoder-decoder from the ONNX graphs of a folder, as `_adopted` does a decoder."""
-    made = adopt_pair.adopt_pair(folder, draft, variant)
+    with native_offered(checkpoint):
+        made = adopt_pair.adopt_pair(folder, draft, variant)
     generation = seq2seq_generation(
         checkpoint, context=made.context, vocabulary=made.vocabulary, cache=made.cache
     )

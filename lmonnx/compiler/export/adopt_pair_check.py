@@ -26,7 +26,7 @@ from lmonnx.runtime.session import Session, SessionConfig
 
 # Short sources and long ones: of few blocks and of many, where an encoder attends by blocks.
 SOURCES, BEAMS, LENGTH, TOP = (1, 2, 5, 11, 23, 48), 2, 12, 3
-_WAY_OUT = "take another variant, or export the checkpoint with the native engine"
+_WAY_OUT = "take another variant or another export"
 
 Arrays = dict[str, NDArray[Any]]
 Ids = NDArray[np.int64]

@@ -24,7 +24,7 @@ from lmonnx.compiler.export.adopt_places import Trial, find_lookups
 from lmonnx.compiler.export.adopt_probe import Probe
 from lmonnx.errors import UnsupportedError
 
-WAY_OUT = "export the model from its checkpoint with the native engine, or take another export"
+WAY_OUT = "take another export"
 _STEP = 8  # heads of onnxruntime's GroupQueryAttention come in these
 _MASKED = -1e4  # what is added to a score that is to count for nothing is less
 _LENGTHS = ((1, 5), (1, 9), (3, 0))  # tokens and their past, of the trials

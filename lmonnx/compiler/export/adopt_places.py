@@ -108,7 +108,7 @@ def _first(
         return None
     raise UnsupportedError(
         f"{where} looks up {name}, which neither counts the tokens one by one nor is their ids; "
-        "export the model from its checkpoint with the native engine"
+        "take another export"
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmonnx.bundle.draft import Draft
-from lmonnx.bundle.manifest import CacheSpec, Generation, GraphSpec, Seq2Seq
+from lmonnx.bundle.manifest import CacheSpec, Generation, GraphSpec, Languages, Seq2Seq
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export.generation import GENERATION_CONFIG, stated_id, stop_ids
 from lmonnx.compiler.export.languages import aimed, read_languages
@@ -41,16 +41,33 @@ _DEFAULTS: Mapping[str, Any] = {
     "top_p": 1.0,
     "typical_p": 1.0,
 }
-# Tokens of the classes that have no family here, where config.json states none.
+# These count as changes of config.json too, though they choose no token.
+_REPORTED: Mapping[str, Any] = {"output_scores": False, "return_dict_in_generate": False}
+# What the classes that have no family here state where config.json is silent (transformers 4.57).
 _BLENDERBOT = {
     "bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 1, "forced_eos_token_id": 2
 }  # fmt: skip
-TRACED_GENERATION: Mapping[str, Mapping[str, int]] = {
+_BART = {"bos_token_id": 0, "eos_token_id": 2}
+CLASS_DEFAULTS: Mapping[str, Mapping[str, int]] = {
     "bigbird_pegasus": {"bos_token_id": 2, "eos_token_id": 1, "decoder_start_token_id": 2},
-    "blenderbot": _BLENDERBOT,
+    "blenderbot": {**_BLENDERBOT, "encoder_no_repeat_ngram_size": 3},
     "blenderbot-small": _BLENDERBOT,
+    "fsmt": {
+        **_BART, "decoder_start_token_id": 2, "forced_eos_token_id": 2,
+        "max_length": 200, "num_beams": 5,
+    },
+    "led": {**_BART, "decoder_start_token_id": 2},
     "longt5": {"eos_token_id": 1},
-}
+    "mvp": {**_BART, "decoder_start_token_id": 2, "forced_eos_token_id": 2},
+    "nllb-moe": {**_BART, "decoder_start_token_id": 2},
+    "pegasus_x": {"eos_token_id": 1, "decoder_start_token_id": 0, "forced_eos_token_id": 1},
+    "plbart": {**_BART, "forced_eos_token_id": 2},
+    "prophetnet": {"bos_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 0},
+    "switch_transformers": {"eos_token_id": 1},
+    "umt5": {"eos_token_id": 1, "decoder_start_token_id": 0},
+}  # fmt: skip
+# Those whose class reads an older name of forced_bos_token_id.
+_FORCING = frozenset({"bart", "mvp"})
 # All that goes into a bundle.
 SETTINGS = (
     *_DEFAULTS,
@@ -121,7 +138,7 @@ def seq2seq_generation(
         defaults={name: settings[name] for name in SETTINGS if name in settings} or None,
         seq2seq=Seq2Seq(
             start_id=start,
-            languages=aimed(read_languages(checkpoint), start=start, forced=forced),
+            languages=aimed(_languages(checkpoint, vocabulary), start=start, forced=forced),
             prefixes=_prefixes(checkpoint) or None,
         ),
     )
@@ -131,24 +148,41 @@ def generation_settings(checkpoint: Checkpoint) -> Mapping[str, Any]:
     """Return the fields that `generate` of transformers follows, null ones left out.
 
     They are generation_config.json's, or those of config.json and its class where there is no such
-    file, or one that says that it was made of config.json and config.json has been changed since.
+    file, or one that says that it was made of config.json, and config.json has been changed since:
+    states a setting otherwise than its class does.
 
     Source:
-        transformers, `GenerationConfig.from_model_config` and
-        `GenerationMixin._prepare_generation_config`.
+        transformers, `GenerationConfig.from_model_config`,
+        `GenerationMixin._prepare_generation_config` and
+        `PretrainedConfig._get_non_default_generation_parameters`.
     """
     known = SEQ2SEQS.get(checkpoint.architecture)
-    family = known.generation if known else TRACED_GENERATION.get(checkpoint.architecture, {})
+    family = known.generation if known else CLASS_DEFAULTS.get(checkpoint.architecture, {})
     config = {**family, **checkpoint.config}
-    if config.get("force_bos_token_to_be_generated") and not config.get("forced_bos_token_id"):
+    forcing = checkpoint.architecture in _FORCING and config.get("force_bos_token_to_be_generated")
+    if forcing and config.get("forced_bos_token_id") is None:
         config["forced_bos_token_id"] = config.get("bos_token_id")
     stored = checkpoint.json_file(GENERATION_CONFIG)
-    usual = {**_DEFAULTS, **family}
-    changed = any(config.get(name) not in (None, usual[name]) for name in _DEFAULTS)
+    usual = {**_DEFAULTS, **_REPORTED, **family}
+    changed = any(config.get(name) not in (None, usual[name]) for name in (*_DEFAULTS, *_REPORTED))
     found = config
     if stored is not None and not (stored.get("_from_model_config") and changed):
         found = stored
     return {name: value for name, value in found.items() if value is not None}
+
+
+def _languages(checkpoint: Checkpoint, vocabulary: int) -> Languages | None:
+    """Return the languages of the tokenizer, whose tokens must all be ids of the model."""
+    languages = read_languages(checkpoint)
+    ids = languages.ids if languages else {}
+    last = max(ids, key=ids.__getitem__, default=None)
+    if last is not None and ids[last] >= vocabulary:
+        raise StageError(
+            f"the tokenizer's language {last} is the token {ids[last]}, but the model has "
+            f"{vocabulary} tokens; the tokenizer's files and config.json (vocab_size) are not of "
+            "one model: fetch them again"
+        )
+    return languages
 
 
 def _start_id(settings: Mapping[str, Any], vocabulary: int) -> int:

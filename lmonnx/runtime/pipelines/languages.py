@@ -12,6 +12,10 @@ from lmonnx.errors import BundleError, InputError
 
 _PAIR = re.compile(r"translation_(.+)_to_(.+)")
 _SHOWN = 12  # codes of an error
+_ONE_WAY = (
+    "its checkpoint states no languages and no prefixes of theirs: it translates one way, or is "
+    "told by a prefix (--prefix)"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +109,7 @@ def _prefix(
         _refuse_codes(codes, "it does not translate")
         return "" if task is None else prefixes.get(task, "")
     if not pairs:
-        _refuse_codes(codes, "it translates one way")
+        _refuse_codes(codes, _ONE_WAY)
         return prefixes.get(task, "")
     for side, code in zip(("source", "target"), codes, strict=True):
         known = list(dict.fromkeys(pair[side == "target"] for pair in pairs))

@@ -2,10 +2,12 @@
 
 import pytest
 
-from lmonnx.bundle.manifest import Task
+from lmonnx.bundle.manifest import CacheSpec, Task
 from lmonnx.compiler.checkpoint import open_checkpoint
 from lmonnx.compiler.export import export
+from lmonnx.compiler.export.seq2seq import generation_settings, seq2seq_generation
 from lmonnx.errors import StageError
+from tests import tiny
 from tests.tiny_seq2seq import CONTEXT, VOCABULARY, write_marian, write_t5
 
 pytestmark = pytest.mark.compiler
@@ -50,6 +52,51 @@ def test_settings_are_those_that_generate_follows(tmp_path, stored, changes, wan
     found = exported(tmp_path, files=files, **changes).manifest.generation.defaults
     found.pop("forced_eos_token_id", None)
     assert found == wanted
+
+
+BLENDERBOT = {"encoder_no_repeat_ngram_size": 3, "forced_eos_token_id": 2}  # those of the class
+
+
+@pytest.mark.parametrize(
+    ("config", "stored", "wanted"),
+    [
+        (BLENDERBOT, {"num_beams": 5}, {"num_beams": 5}),
+        (BLENDERBOT, {"encoder_no_repeat_ngram_size": None}, {}),
+        ({}, {"num_beams": 5}, {"num_beams": 5}),
+        ({"encoder_no_repeat_ngram_size": None}, {"num_beams": 5}, {"num_beams": 5}),
+        ({"encoder_no_repeat_ngram_size": 0}, {"num_beams": 5}, {"forced_eos_token_id": 2}),
+        ({"output_scores": True}, {"num_beams": 5}, BLENDERBOT),
+        ({}, None, BLENDERBOT),
+        ({"encoder_no_repeat_ngram_size": None}, None, {"forced_eos_token_id": 2}),
+    ],
+)
+def test_a_setting_of_the_class_is_no_change_of_config_json(tmp_path, config, stored, wanted):
+    tiny.write_json(tmp_path / "config.json", {"model_type": "blenderbot", **config})
+    if stored is not None:
+        made = {"_from_model_config": True, **stored}
+        tiny.write_json(tmp_path / "generation_config.json", made)
+    found = generation_settings(open_checkpoint(str(tmp_path)))
+    names = ("encoder_no_repeat_ngram_size", "forced_eos_token_id", "num_beams")
+    assert {name: found[name] for name in names if found.get(name)} == wanted
+
+
+@pytest.mark.parametrize(("family", "wanted"), [("bart", 0), ("mbart", None)])
+def test_a_forced_beginning_has_an_older_name_in_some_classes(tmp_path, family, wanted):
+    config = {"model_type": family, "force_bos_token_to_be_generated": True}
+    tiny.write_json(tmp_path / "config.json", config)
+    found = generation_settings(open_checkpoint(str(tmp_path)))
+    assert found.get("forced_bos_token_id") == wanted
+
+
+def test_languages_beyond_the_model_are_refused(tmp_path):
+    tiny.write_json(tmp_path / "config.json", {"model_type": "m2m_100"})
+    tiny.write_json(tmp_path / "tokenizer_config.json", {"tokenizer_class": "M2M100Tokenizer"})
+    tiny.write_json(tmp_path / "vocab.json", {"<s>": 0, "<pad>": 1, "</s>": 2, "<unk>": 3})
+    checkpoint, cache = open_checkpoint(str(tmp_path)), CacheSpec(1, 1, 1)
+    made = seq2seq_generation(checkpoint, context=9, vocabulary=104, cache=cache)
+    assert max(made.seq2seq.languages.ids.values()) == 103
+    with pytest.raises(StageError, match=r"language zu is the token 103, but the model has 103 "):
+        seq2seq_generation(checkpoint, context=9, vocabulary=103, cache=cache)
 
 
 def test_what_the_class_states_holds_where_config_json_is_silent(tmp_path):

@@ -55,7 +55,11 @@ def test_a_side_without_tokens_takes_no_code():
         (languages(), {"target_lang": "de"}, "from several languages; give source_lang"),
         (languages(source="de", target="en"), {"target_lang": "xx"}, "'xx' is no language of this"),
         (languages(source="de", target="en"), {"source_lang": 7}, "source_lang 7"),
-        (Seq2Seq(2), {"target_lang": "de"}, "it translates one way; leave it out"),
+        (
+            Seq2Seq(2),
+            {"target_lang": "de"},
+            "states no languages and no prefixes.*--prefix.*leave it out",
+        ),
         (Seq2Seq(2, prefixes=T5), {}, "en to de, en to fr; give source_lang and target_lang"),
         (Seq2Seq(2, prefixes=T5), {"target_lang": "ro"}, "'ro'.*one of de, fr"),
         (Seq2Seq(2, prefixes=T5), {"prefix": "x: ", "target_lang": "de"}, "its prefix says"),

@@ -78,7 +78,8 @@ def _family(checkpoint: Checkpoint) -> Seq2SeqFamily:
     if family is None:
         raise UnsupportedError(
             f"no encoder-decoder of the architecture {checkpoint.architecture!r} is built here, "
-            f"only {', '.join(sorted(SEQ2SEQS))}"
+            f"only {', '.join(sorted(SEQ2SEQS))}; another may be traced: "
+            "pip install 'lmonnx[optimum,cpu]', then --engine optimum"
         )
     return family
 
