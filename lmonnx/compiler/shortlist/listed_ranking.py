@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
+from lmonnx.compiler.export.native.seq2seq.ranking import rank_constant, rank_node
 from lmonnx.errors import StageError
 from lmonnx.runtime.generate.shortlist import INPUTS
 
@@ -35,33 +35,23 @@ def _best(logprobs: str, ids: str) -> list[onnx.NodeProto]:
     """Return the nodes of the branch: what they make is called so."""
     listed = INPUTS[0]
     return [
-        _constant("best_flat", [1]),
-        _constant("best_zero", [0]),
-        _constant("best_last", [-1]),
-        _node("Shape", [listed], ["best_most"]),
-        _node("Reshape", ["top_k", "best_flat"], ["best_asked"]),
-        _node("Min", ["best_asked", "best_most"], ["best_count"]),
-        _node("TopK", ["logits", "best_count"], ["best_logits", "best_columns"], axis=-1),
-        _node("Gather", [listed, "best_columns"], [ids]),
-        _node("Slice", ["best_logits", "best_zero", "best_flat", "best_last"], ["best_highest"]),
-        _node("Sub", ["logits", "best_highest"], ["best_below"]),
-        _node("Exp", ["best_below"], ["best_weights"]),
-        _node("Cast", ["best_weights"], ["best_exact"], to=TensorProto.DOUBLE),
-        _node("ReduceSum", ["best_exact", "best_last"], ["best_sum"], keepdims=1),
-        _node("Log", ["best_sum"], ["best_log"]),
-        _node("Cast", ["best_log"], ["best_left"], to=TensorProto.FLOAT),
-        _node("Sub", ["best_logits", "best_highest"], ["best_lower"]),
-        _node("Sub", ["best_lower", "best_left"], [logprobs]),
+        rank_constant("best_flat", [1]),
+        rank_constant("best_zero", [0]),
+        rank_constant("best_last", [-1]),
+        rank_node("Shape", [listed], ["best_most"]),
+        rank_node("Reshape", ["top_k", "best_flat"], ["best_asked"]),
+        rank_node("Min", ["best_asked", "best_most"], ["best_count"]),
+        rank_node("TopK", ["logits", "best_count"], ["best_logits", "best_columns"], axis=-1),
+        rank_node("Gather", [listed, "best_columns"], [ids]),
+        rank_node(
+            "Slice", ["best_logits", "best_zero", "best_flat", "best_last"], ["best_highest"]
+        ),
+        rank_node("Sub", ["logits", "best_highest"], ["best_below"]),
+        rank_node("Exp", ["best_below"], ["best_weights"]),
+        rank_node("Cast", ["best_weights"], ["best_exact"], to=TensorProto.DOUBLE),
+        rank_node("ReduceSum", ["best_exact", "best_last"], ["best_sum"], keepdims=1),
+        rank_node("Log", ["best_sum"], ["best_log"]),
+        rank_node("Cast", ["best_log"], ["best_left"], to=TensorProto.FLOAT),
+        rank_node("Sub", ["best_logits", "best_highest"], ["best_lower"]),
+        rank_node("Sub", ["best_lower", "best_left"], [logprobs]),
     ]
-
-
-def _node(
-    op_type: str, inputs: list[str], outputs: list[str], **attributes: object
-) -> onnx.NodeProto:
-    name = f"/ranking/{outputs[0].replace('_', '/', 1)}/{op_type}"
-    return helper.make_node(op_type, inputs, outputs, name=name, **attributes)
-
-
-def _constant(name: str, values: list[int]) -> onnx.NodeProto:
-    value = numpy_helper.from_array(np.array(values, np.int64), name)
-    return _node("Constant", [], [name], value=value)

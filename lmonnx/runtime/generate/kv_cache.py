@@ -32,8 +32,8 @@ class KVCache:
         self.names = [f"{i}.{part}" for i in range(spec.layers) for part in ("key", "value")]
         self.spec, self.slots, self.length = spec, slots, length
         self.token_bytes = token_bytes(spec)
-        self._first_length = min(length, first_length or length)
-        self._shape = (len(self.names), slots, spec.heads, self._first_length, spec.head_size)
+        first = min(length, first_length or length)
+        self._shape = (len(self.names), slots, spec.heads, first, spec.head_size)
         self._all = _mapped(self._shape)
 
     @property

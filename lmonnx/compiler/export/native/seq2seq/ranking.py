@@ -42,12 +42,12 @@ def _best(vocabulary: int) -> onnx.GraphProto:
     return _branch(
         "best",
         names,
-        _constant("best_most", [vocabulary]),
-        _constant("best_flat", [1]),
-        _node("Reshape", ["top_k", "best_flat"], ["best_asked"]),
-        _node("Min", ["best_asked", "best_most"], ["best_count"]),
-        _node("LogSoftmax", ["logits"], ["best_scores"], axis=-1),
-        _node("TopK", ["best_scores", "best_count"], names, axis=-1),
+        rank_constant("best_most", [vocabulary]),
+        rank_constant("best_flat", [1]),
+        rank_node("Reshape", ["top_k", "best_flat"], ["best_asked"]),
+        rank_node("Min", ["best_asked", "best_most"], ["best_count"]),
+        rank_node("LogSoftmax", ["logits"], ["best_scores"], axis=-1),
+        rank_node("TopK", ["best_scores", "best_count"], names, axis=-1),
     )
 
 
@@ -59,15 +59,15 @@ def _none() -> onnx.GraphProto:
         for dtype, name in zip((np.float32, np.int64), names, strict=True)
     ]
     fills = [
-        _node("ConstantOfShape", ["none_shape"], [name], value=value)
+        rank_node("ConstantOfShape", ["none_shape"], [name], value=value)
         for name, value in zip(names, empty, strict=True)
     ]
     return _branch(
         "none",
         names,
-        _node("Shape", ["logits"], ["none_rows"], start=0, end=2),
-        _constant("none_zero", [0]),
-        _node("Concat", ["none_rows", "none_zero"], ["none_shape"], axis=0),
+        rank_node("Shape", ["logits"], ["none_rows"], start=0, end=2),
+        rank_constant("none_zero", [0]),
+        rank_node("Concat", ["none_rows", "none_zero"], ["none_shape"], axis=0),
         *fills,
     )
 
@@ -81,13 +81,15 @@ def _branch(name: str, outputs: list[str], *nodes: onnx.NodeProto) -> onnx.Graph
     return helper.make_graph(nodes, name, [], declared)
 
 
-def _node(
+def rank_node(
     op_type: str, inputs: list[str], outputs: list[str], **attributes: object
 ) -> onnx.NodeProto:
+    """Return a node of a branch, named after what it makes."""
     name = f"/ranking/{outputs[0].replace('_', '/', 1)}/{op_type}"
     return helper.make_node(op_type, inputs, outputs, name=name, **attributes)
 
 
-def _constant(name: str, values: list[int]) -> onnx.NodeProto:
+def rank_constant(name: str, values: list[int]) -> onnx.NodeProto:
+    """Return the node of int64 values, which a branch holds as no weights."""
     value = numpy_helper.from_array(np.array(values, np.int64), name)
-    return _node("Constant", [], [name], value=value)
+    return rank_node("Constant", [], [name], value=value)
