@@ -12,6 +12,7 @@ from lmonnx.errors import InputError
 from lmonnx.runtime.generate.beam_groups import BeamGroups
 from lmonnx.runtime.generate.encoder_decoder import Scores
 from lmonnx.runtime.generate.logprobs import likeliest, log_softmax
+from lmonnx.runtime.generate.rules import Rules
 from lmonnx.runtime.generate.selection import Ids
 from lmonnx.runtime.generate.shortlist import Columns
 from lmonnx.runtime.generate.source_job import Kind, SourceJob
@@ -43,6 +44,11 @@ class Lane(ABC):
     @abstractmethod
     def lengths(self) -> Ids:
         """How many tokens were generated for each job: (G,)."""
+
+    def short(self) -> Ids:
+        """Return the places of the jobs that have not the tokens yet that they must have."""
+        minima = np.array([job.manner.minimum for job in self.jobs], np.int64)
+        return np.flatnonzero(self.lengths < minima)
 
     @abstractmethod
     def add(self, jobs: Sequence[SourceJob]) -> None:
@@ -100,6 +106,8 @@ class SingleLane(Lane):
         logits = scores.logits
         if self.kind.bans:
             logits[:, scores.columns.of(self.kind.bans)] = -np.inf
+        if self.kind.late:
+            logits[np.ix_(self.short(), scores.columns.of(self.kind.late))] = -np.inf
         best = logits.argmax(axis=1)
         # NaN is an argmax too: `pick` says what is wrong.
         fine = logits[np.arange(len(best)), best] > -np.inf
@@ -123,9 +131,12 @@ class BeamLane(Lane):
     def __init__(self, kind: Kind, vocabulary: int) -> None:
         super().__init__(kind)
         self._search = BeamGroups(kind.beams, stop_ids=kind.stop_ids, vocabulary=vocabulary)
-        self._top = min(vocabulary, self._search.candidates + len(kind.bans))
-        self._banned = np.zeros(vocabulary, bool)
+        spare = len(kind.bans) + len(kind.late) + kind.spare
+        self._top = min(vocabulary, self._search.candidates + spare)
+        self._banned, self._late = np.zeros((2, vocabulary), bool)
         self._banned[list(kind.bans)] = True
+        self._late[list(kind.late)] = True
+        self._row = np.full(vocabulary, -np.inf, np.float32)
 
     @property
     def top(self) -> int:
@@ -179,11 +190,13 @@ class BeamLane(Lane):
             values -= _log_left(logits, values, ids, self.kind.bans, scores.columns)
         if self.kind.bans:
             values[self._banned[ids]] = -np.inf
+        if self.kind.late:
+            short = self.short()
+            values[short] = np.where(self._late[ids[short]], -np.inf, values[short])
         for place, (job, length) in enumerate(zip(self.jobs, search.lengths.tolist(), strict=True)):
             if job.is_ruled or job.forced(length) is not None:
                 with Blame(job):
-                    rows = scores.columns.whole(logits[place])
-                    self._rule(place, job, rows, values[place], ids[place])
+                    self._rule(place, job, scores.columns, logits[place], values[place], ids[place])
         before = search.tokens
         steps = search.advance(values, ids)
         for place in np.flatnonzero(search.done).tolist():
@@ -191,24 +204,47 @@ class BeamLane(Lane):
                 self.jobs[place].finish(search.best(place))
         return _moves(steps.parents, before, search.lengths)
 
-    def _rule(self, place: int, job: SourceJob, logits: Floats, values: Floats, ids: Ids) -> None:
+    def _rule(
+        self, place: int, job: SourceJob, columns: Columns, logits: Floats, values: Floats, ids: Ids
+    ) -> None:
         """Put what the job's rules leave in the place of its rows' best: values, ids (n, k).
 
-        `logits` are (n, V), or (1, V) where all beams are alike.
+        `logits` are (n, N), or (1, N) where all beams are alike.
         """
         length = int(self._search.lengths[place])
         forced = job.forced(length)
         if forced is not None:
             values[:] = -np.inf
             values[:, 0], ids[:, 0] = 0, forced
-        elif job.is_ruled:
-            n, k = values.shape
-            rows = np.broadcast_to(log_softmax(logits), (n, logits.shape[1]))
-            for beam, row in enumerate(rows):
-                tokens = self._search.tokens[place, beam, :length].tolist()
-                ruled = job.ruled(beam, row, tokens)
-                ids[beam] = likeliest(ruled, k)
-                values[beam] = ruled[ids[beam]]
+            return
+        whole = None
+        for beam, tokens in enumerate(self._search.tokens[place, :, :length].tolist()):
+            rules = job.rules(beam)
+            if job.manner.only_lowers and self._rule_best(rules, tokens, values[beam], ids[beam]):
+                continue
+            if whole is None:
+                rows = log_softmax(columns.whole(logits))
+                whole = np.broadcast_to(rows, (len(values), rows.shape[1]))
+            ruled = rules.apply(whole[beam], tokens)
+            ids[beam] = likeliest(ruled, values.shape[1])
+            values[beam] = ruled[ids[beam]]
+
+    def _rule_best(self, rules: Rules, tokens: Sequence[int], values: Floats, ids: Ids) -> bool:
+        """Put in order what rules that only lower make of a row's best (k,).
+
+        Return False, and change nothing, where one that is not among them may have come before.
+        """
+        row = self._row
+        row[ids] = values
+        rules.change(row, tokens)
+        after = row[ids]
+        row[ids] = -np.inf
+        above = np.count_nonzero(after > values[-1])
+        if above < self._search.candidates and len(ids) < len(row):
+            return False
+        order = np.lexsort((ids, -after))
+        values[:], ids[:] = after[order], ids[order]
+        return True
 
 
 def make_lane(kind: Kind, vocabulary: int) -> Lane:

@@ -91,21 +91,25 @@ class Rules:
         """
         if not self._rules:
             return logits
-        self._history.follow(generated)
         row: Floats = logits.copy()
+        self.change(row, generated)
+        return row
+
+    def change(self, row: Floats, generated: Sequence[int]) -> None:
+        """Do in place what `apply` does to a row (V,)."""
+        self._history.follow(generated)
         for rule in self._rules:
             rule(row, self._history)
-        return row
 
 
 def lasting_bans(params: SamplingParams, stop_ids: Sequence[int]) -> tuple[int, ...] | None:
     """Return the ids that no step may choose; None where a rule needs more than that to be told.
 
-    `forced_ids` and `forced_eos_token_id` are left to the caller.
+    `forced_ids`, `forced_eos_token_id` and `min_new_tokens` are left to the caller.
     """
     looked_at = (
         "logit_bias", "repetition_penalty", "frequency_penalty", "presence_penalty",
-        "no_repeat_ngram_size", "bad_words", "min_new_tokens",
+        "no_repeat_ngram_size", "bad_words",
     )  # fmt: skip
     if any(getattr(params, name) != getattr(_PLAIN, name) for name in looked_at):
         return None
@@ -113,6 +117,16 @@ def lasting_bans(params: SamplingParams, stop_ids: Sequence[int]) -> tuple[int, 
         return None
     words = {word[0] for word in params.bad_words_ids if word[0] not in stop_ids}
     return tuple(sorted(words.union(params.suppress_tokens)))
+
+
+def only_lowers(params: SamplingParams) -> bool:
+    """Say whether no rule can raise a log-probability; forced tokens are left to the caller."""
+    return (
+        max((params.logit_bias or {}).values(), default=0) <= 0
+        and params.repetition_penalty >= 1
+        and min(params.frequency_penalty, params.presence_penalty) >= 0
+        and not renormalizes(params)
+    )
 
 
 def renormalizes(params: SamplingParams) -> bool:

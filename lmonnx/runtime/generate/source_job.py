@@ -10,7 +10,7 @@ import numpy as np
 
 from lmonnx.errors import InputError
 from lmonnx.runtime.generate.params import SamplingParams
-from lmonnx.runtime.generate.rules import Rules, lasting_bans, renormalizes
+from lmonnx.runtime.generate.rules import Rules, lasting_bans, only_lowers, renormalizes
 from lmonnx.runtime.generate.sampled import random_numbers
 from lmonnx.runtime.generate.sampling import sample
 from lmonnx.runtime.generate.stopping import ids_that_stop
@@ -19,6 +19,9 @@ from lmonnx.runtime.numerics import Floats
 _UNUSED = np.random.default_rng(0)  # at temperature 0
 # What needs the text of each token as it comes, or the prompt's own logits.
 _REFUSED = ("stop", "logprobs", "prompt_logprobs", "prompt_lookup", "schema", "regex", "grammar")
+
+# So many of a row's best can fall to a rule before the whole row must be looked at.
+_SPARE = 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +40,8 @@ class Kind:
     beams: int
     stop_ids: tuple[int, ...]
     bans: tuple[int, ...]  # ids that no step may choose
+    late: tuple[int, ...] = ()  # ids that no step before a job's minimum may choose
+    spare: int = 0  # how many more of a row's best to rank, as rules may lower those
     renormalizes: bool = False  # the probabilities that the bans leave sum to one
 
 
@@ -66,10 +71,22 @@ class Manner:
         self.stop_ids = ids_that_stop(params, stop_ids)
         self._vocabulary = vocabulary
         bans = lasting_bans(params, self.stop_ids)
-        self.is_ruled = bans is None  # a rule must see the rows of logits
+        late = tuple(index for index in self.stop_ids if index < vocabulary)
+        self.minimum = params.min_new_tokens if late else 0
+        normal = renormalizes(params)
+        if self.minimum and normal:
+            bans = None
+        self.is_ruled = bans is None  # a rule must see what came before
         self.is_plain = bans is not None and params.temperature == 0
-        normal = bool(bans) and renormalizes(params)
-        self.kind = Kind(params.num_beams, self.stop_ids, bans or (), normal)
+        self.only_lowers = only_lowers(params)
+        self.kind = Kind(
+            params.num_beams,
+            self.stop_ids,
+            bans or (),
+            late if self.minimum else (),
+            _SPARE if self.is_ruled and self.only_lowers else 0,
+            bool(bans) and normal,
+        )
         self.forces = params.forced_eos_token_id is not None or bool(params.forced_ids)
         self.rules()  # which refuses ids outside the vocabulary
 
@@ -122,15 +139,15 @@ class SourceJob:
             return params.forced_eos_token_id
         return params.forced_ids[length] if length < len(params.forced_ids) else None
 
-    def ruled(self, row: int, scores: Floats, tokens: Sequence[int]) -> Floats:
-        """Return what the rules make of a row's scores (V,) after some tokens."""
+    def rules(self, row: int) -> Rules:
+        """Return the rules of one of its rows."""
         if not self._rules:
             self._rules = [self.manner.rules() for _ in range(self.width)]
-        return self._rules[row].apply(scores, tokens)
+        return self._rules[row]
 
     def pick(self, logits: Floats) -> int:
         """Return the next token of the only row, by the rules and the draw."""
-        return sample(self.ruled(0, logits, self.generated), self.params, self._rng)
+        return sample(self.rules(0).apply(logits, self.generated), self.params, self._rng)
 
     def accept(self, token: int) -> None:
         """Take the next token of the only row."""

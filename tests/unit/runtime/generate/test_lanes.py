@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from lmonnx.bundle.manifest import CacheSpec
 from lmonnx.errors import InputError
+from lmonnx.runtime.generate import source_job
 from lmonnx.runtime.generate.encoder_decoder import Scores
 from lmonnx.runtime.generate.kv_cache import KVCache
 from lmonnx.runtime.generate.lanes import make_lane
@@ -17,9 +18,9 @@ from lmonnx.runtime.generate.source_job import Manner, SourceJob
 V = 9
 
 
-def job(**options):
+def job(vocabulary=V, **options):
     params = SamplingParams(**{"max_new_tokens": 4} | options)
-    return SourceJob([3, 4], Manner(params, start_id=8, stop_ids=[0], vocabulary=V))
+    return SourceJob([3, 4], Manner(params, start_id=8, stop_ids=[0], vocabulary=vocabulary))
 
 
 def scores(logits, top):
@@ -29,16 +30,16 @@ def scores(logits, top):
     return Scores(logits, np.take_along_axis(logprobs, ids, 1), ids)
 
 
-def lane_of(*jobs):
-    lane = make_lane(jobs[0].kind, V)
+def lane_of(*jobs, vocabulary=V):
+    lane = make_lane(jobs[0].kind, vocabulary)
     lane.add(jobs)
     return lane
 
 
-def run(lane, rng, steps):
+def run(lane, rng, steps, vocabulary=V):
     for _ in range(steps):
         rows = len(lane.jobs) * lane.kind.beams
-        lane.advance(scores(rng.standard_normal((rows, V)), lane.top))
+        lane.advance(scores(rng.standard_normal((rows, vocabulary)), lane.top))
 
 
 def test_a_row_takes_its_likeliest_token_that_is_not_banned():
@@ -103,6 +104,74 @@ def test_ruled_beams_are_those_of_bans_alone(seed, beams, bans, normal):
         assert one.score == pytest.approx(other.score, abs=1e-5 if normal else 0, rel=0)
     assert plain.results
     assert not {t for found in plain.results for t in found.token_ids} & set(bans)
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(0, 10**6), st.integers(1, 3), st.integers(1, 5))
+def test_no_answer_is_shorter_than_its_minimum(seed, beams, least):
+    """Told of a lane without a rule, as a rule of each row would do it."""
+    options = {"num_beams": beams, "n": beams, "min_new_tokens": least, "max_new_tokens": 6}
+    plain, ruled = job(**options), job(**options, logit_bias={1: 0.0})
+    for one in (plain, ruled):
+        run(lane_of(one), np.random.default_rng(seed), 6)
+    assert ruled.is_ruled and not plain.is_ruled
+    assert plain.results == ruled.results
+    assert all(len(found.token_ids) > least or 0 not in found.token_ids for found in plain.results)
+
+
+def test_a_minimum_is_each_jobs_own():
+    jobs = [job(min_new_tokens=least, num_beams=2) for least in (1, 3)]
+    run(lane_of(*jobs), np.random.default_rng(2), 4)
+    alone = job(min_new_tokens=3, num_beams=2)
+    assert jobs[0].kind == alone.kind
+    lane, rng = lane_of(alone), np.random.default_rng(2)
+    for _ in range(4):
+        lane.advance(scores(rng.standard_normal((4, V))[2:], lane.top))
+    assert jobs[1].results == alone.results
+
+
+LOWERING = {
+    "penalty": {"repetition_penalty": 1.7},
+    "hard penalty": {"repetition_penalty": 40.0},
+    "n-grams": {"no_repeat_ngram_size": 2},
+    "no token twice": {"no_repeat_ngram_size": 1, "min_new_tokens": 5},
+    "counts": {"frequency_penalty": 0.7, "presence_penalty": 1.1},
+    "bias": {"logit_bias": dict.fromkeys(range(0, 60, 2), -9.0)},
+    "words": {"bad_words_ids": ((5, 7), (9,), (1, 2, 3))},
+}
+
+
+@pytest.mark.parametrize("rules", LOWERING.values(), ids=LOWERING.keys())
+@pytest.mark.parametrize("seed", range(4))
+def test_rules_that_lower_need_only_the_best_of_a_row(rules, seed, monkeypatch):
+    """Where that is not enough, as under a hard penalty, the whole row is looked at."""
+    options = {"num_beams": 3, "n": 3, "max_new_tokens": 12, "vocabulary": 60} | rules
+    best = job(**options)
+    assert best.is_ruled and best.kind.spare
+    monkeypatch.setattr(source_job, "only_lowers", lambda params: False)
+    whole = job(**options)
+    assert not whole.kind.spare
+    for one in (best, whole):
+        rng = np.random.default_rng(seed)
+        run(lane_of(one, vocabulary=60), rng, 12, vocabulary=60)
+    assert [one.token_ids for one in best.results] == [one.token_ids for one in whole.results]
+    for one, other in zip(best.results, whole.results, strict=True):
+        assert one.score == pytest.approx(other.score, abs=1e-6, rel=0)
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        {"repetition_penalty": 0.5},
+        {"logit_bias": {3: 0.1}},
+        {"presence_penalty": -0.1},
+        {"frequency_penalty": -0.1},
+        {"no_repeat_ngram_size": 2, "renormalize_logits": True},
+    ],
+)
+def test_rules_that_may_lift_a_token_see_whole_rows(rules):
+    one = job(num_beams=2, **rules)
+    assert one.is_ruled and not one.manner.only_lowers and not one.kind.spare
 
 
 @settings(max_examples=40, deadline=None)
