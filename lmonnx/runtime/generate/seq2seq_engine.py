@@ -9,7 +9,8 @@ import numpy as np
 
 from lmonnx.errors import InputError
 from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder
-from lmonnx.runtime.generate.lanes import Lane, make_lane
+from lmonnx.runtime.generate.lane import Lane
+from lmonnx.runtime.generate.lanes import make_lane
 from lmonnx.runtime.generate.source_job import Kind, SourceJob
 from lmonnx.runtime.generate.source_keys import Sources
 from lmonnx.runtime.generate.turns import Turns

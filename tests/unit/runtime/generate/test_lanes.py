@@ -186,8 +186,29 @@ def test_rows_of_the_cache_follow_their_beams(seed, count, beams):
         moves = lane.advance(scores(rng.standard_normal((count * beams, V)), lane.top))
         if moves is not None:
             cache.copy_many(*moves)
-        tokens = lane._search.tokens[:, :, :step].reshape(count * beams, step)
-        assert (array[:, 0] == 8).all() and (array[:, 1 : step + 1] == tokens).all()
+            assert not set(moves[0].tolist()) & set(moves[1].tolist())
+        assert (array[:, 0] == 8).all()
+        for place in range(count):
+            held = array[place * beams + lane._rows.of(place)]
+            tokens = lane._search.tokens[place]
+            assert (held[:, 1 : step + 1] == tokens[:, :step]).all()
+            assert (
+                lane.last.reshape(count, -1)[place, lane._rows.of(place)] == tokens[:, step]
+            ).all()
+
+
+def test_beams_that_change_places_are_not_copied():
+    one = job(num_beams=2, max_new_tokens=8, suppress_tokens=(0,))
+    lane = lane_of(one)
+    lane.advance(scores([[0, 5, 4.9, 0, 0, 0, 0, 0, 0]] * 2, lane.top))
+    assert lane._search.tokens[0, :, :1].tolist() == [[1], [2]]
+    # Both go on, the second ahead of the first.
+    moves = lane.advance(
+        scores([[0, 0, 0, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 9, 0, 0, 0, 0]], lane.top)
+    )
+    assert lane._search.tokens[0, :, :2].tolist() == [[2, 4], [1, 3]]
+    assert moves is None and lane._rows.of(0).tolist() == [1, 0]
+    assert lane.last.tolist() == [3, 4]
 
 
 @settings(max_examples=60)
