@@ -16,8 +16,8 @@ from lmonnx.runtime.numerics import Floats
 _WORST = np.float32(-1e9)  # transformers' score of what must not be chosen
 _ROOM = 32  # tokens that there is room for at first
 _ARRAYS = (
-    "_limits", "_penalties", "lengths", "done", "_can_improve", "_scores", "tokens", "_ended",
-    "_is_real", "_ended_lengths", "_ended_tokens",
+    "_limits", "_penalties", "_is_eager", "_looks_far", "lengths", "done", "_can_improve",
+    "_scores", "tokens", "_ended", "_is_real", "_ended_lengths", "_ended_tokens",
 )  # fmt: skip
 
 
@@ -61,6 +61,8 @@ class BeamGroups:
         self._params: list[SamplingParams] = []
         self._limits = np.zeros(0, np.int64)
         self._penalties = np.zeros(0)
+        self._is_eager = np.zeros(0, bool)  # ends with its n-th end
+        self._looks_far = np.zeros(0, bool)  # hopes for the length that serves it most
         self.lengths = np.zeros(0, np.int64)  # (G,) tokens of every beam
         self.done = np.zeros(0, bool)
         self._can_improve = np.zeros(0, bool)
@@ -85,6 +87,10 @@ class BeamGroups:
         self._append(
             _limits=np.array([each.limit for each in params]),
             _penalties=np.array([each.length_penalty for each in params]),
+            _is_eager=np.array([each.early_stopping is True for each in params]),
+            _looks_far=np.array(
+                [each.early_stopping == "never" and each.length_penalty > 0 for each in params]
+            ),
             lengths=np.zeros(new, np.int64),
             done=np.zeros(new, bool),
             _can_improve=np.ones(new, bool),
@@ -137,8 +143,7 @@ class BeamGroups:
         self.tokens = self.tokens[searches, parents]
         self.tokens[searches, np.arange(self.beams), self.lengths[:, None] - 1] = tokens
         self._can_improve = self._can_improve & self._may_improve()
-        eager = np.array([each.early_stopping is True for each in self._params], bool)
-        full = self._is_real.all(axis=1) & eager
+        full = self._is_real.all(axis=1) & self._is_eager
         self.done = ~self._can_improve | full | ends.all(axis=1)
         return Steps(parents, tokens)
 
@@ -169,17 +174,20 @@ class BeamGroups:
             return
         at = np.flatnonzero(real.any(axis=1))
         lengths = self.lengths[at]
-        final = scores[at, :n] / self._divisors(at, lengths)[:, None] + ~real[at] * _WORST
+        divisors = _divisors(lengths, self._penalties[at])[:, None]
+        final = scores[at, :n] / divisors + ~real[at] * _WORST
         grown = self.tokens[at[:, None], parents[at, :n]]
         grown[np.arange(len(at)), :, lengths - 1] = tokens[at, :n]
         merged = np.concatenate([self._ended[at], final], axis=1)
         ranked = _ranked(merged, n)
 
+        each = np.arange(len(at))[:, None]
+
         def choose(old: NDArray[Any], new: NDArray[Any]) -> NDArray[Any]:
             both: NDArray[Any] = np.concatenate([old, new], axis=1)
-            return both[np.arange(len(at))[:, None], ranked]
+            return both[each, ranked]
 
-        self._ended[at] = np.take_along_axis(merged, ranked, 1)
+        self._ended[at] = merged[each, ranked]
         self._ended_tokens[at] = choose(self._ended_tokens[at], grown)
         self._is_real[at] = choose(self._is_real[at], real[at])
         new_lengths = np.broadcast_to(lengths[:, None], real[at].shape)
@@ -187,17 +195,16 @@ class BeamGroups:
 
     def _may_improve(self) -> NDArray[np.bool_]:
         """Guess, as transformers does, whether the best running beam may yet beat an end."""
-        far = [each.early_stopping == "never" and each.length_penalty > 0 for each in self._params]
-        # The limit is the length that serves such a beam most.
-        lengths = np.where(np.array(far, bool), self._limits, self.lengths)
-        possible = self._scores[:, 0] / self._divisors(np.arange(len(self)), lengths)
-        worst: Floats = self._ended.min(axis=1, keepdims=True)
-        bound = np.where(self._is_real, worst, _WORST)
-        improves: NDArray[np.bool_] = np.logical_or.reduce(possible[:, None] > bound, axis=1)
+        lengths = np.where(self._looks_far, self._limits, self.lengths)
+        possible = self._scores[:, 0] / _divisors(lengths, self._penalties)
+        # The worst of the ends is _WORST or less where one is lacking: any beam will do.
+        bound = np.where(self._is_real.any(axis=1), self._ended.min(axis=1), _WORST)
+        improves: NDArray[np.bool_] = possible > bound
         return improves
 
-    def _divisors(self, places: Ids, lengths: Ids) -> Floats:
-        return (lengths.astype(np.float64) ** self._penalties[places]).astype(np.float32)
+
+def _divisors(lengths: Ids, penalties: Floats) -> Floats:
+    return (lengths.astype(np.float64) ** penalties).astype(np.float32)
 
 
 def _ranked(values: Floats, count: int) -> Ids:

@@ -73,6 +73,11 @@ class KVCache:
         """Copy the rows of tokens `start` … `stop` - 1 from one slot to another."""
         self._all[:, target, :, start:stop] = self._all[:, source, :, start:stop]
 
+    def spread(self, first: int, count: int, size: int) -> None:
+        """Give the first token of `count` slots to `size` slots each, all from `first` on."""
+        tokens = np.repeat(self._all[:, first : first + count, :, :1], size, axis=1)
+        self._all[:, first : first + count * size, :, :1] = tokens
+
     def copy_many(self, sources: Ids, targets: Ids, starts: Ids, stops: Ids) -> None:
         """Copy rows of many slots as if at once, each (M,): a slot may be a source and a target."""
         cache, changing = self._all, set(targets.tolist())

@@ -107,12 +107,10 @@ class Seq2SeqEngine(Turns[SourceJob]):
         """Run each job's first token, one row for all its beams, in the rows from `first` on."""
         count, beams = len(lane.jobs), lane.kind.beams
         starts = np.array([job.start_id for job in lane.jobs], np.int64)
-        zeros = np.zeros(count * beams, np.int64)
-        lane.advance(self._model.step(starts, zeros[:count], sources, lane.top, first=first))
+        none = np.zeros(count, np.int64)
+        lane.advance(self._model.step(starts, none, sources, lane.top, first=first))
         if beams > 1:
-            rows = first + np.arange(count * beams)
-            origins = first + np.repeat(np.arange(count), beams)
-            self._model.cache.copy_many(origins, rows, zeros, zeros + 1)
+            self._model.cache.spread(first, count, beams)
 
     def _next(self, kind: Kind, most: int) -> list[SourceJob]:
         """Return the first jobs in line of a kind, at most so many, whose sources fit beside."""

@@ -231,6 +231,16 @@ def test_many_rows_are_copied_as_if_at_once(data):
         assert (array == wanted).all()
 
 
+def test_the_first_token_of_each_search_goes_to_all_its_rows():
+    cache = KVCache(CacheSpec(2, 1, 1), 9, 4)
+    for array in cache.view(0, 9).values():
+        array[:, 0, :, 0] = 10 * np.arange(9)[:, None] + np.arange(4)
+    cache.spread(2, 3, 2)
+    for array in cache.view(0, 9).values():
+        assert array[:, 0, 0, 0].tolist() == [0, 10, 20, 20, 30, 30, 40, 40, 80]
+        assert array[:, 0, 1, 0].tolist() == [10 * row + 1 for row in range(9)]
+
+
 times = st.integers(0, 8)
 
 
