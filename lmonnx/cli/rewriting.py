@@ -52,6 +52,7 @@ def params_for(model: TextToText, given: Given) -> SamplingParams:
     """Return the checkpoint's params with what was given in their place.
 
     Who asks for chance gets one beam, who asks for beams no chance, unless both are asked for.
+    Fewer beams than the checkpoint wants answers have so many answers.
 
     Raises:
         InputError: An option is wrong.
@@ -69,8 +70,11 @@ def params_for(model: TextToText, given: Given) -> SamplingParams:
         wanted.setdefault("num_beams", 1)
     elif wanted.get("num_beams", 1) > 1:
         wanted.setdefault("temperature", 0.0)
-    completion.check_chance({"temperature": model.defaults.temperature, **wanted})
-    return replace(model.defaults, **wanted)
+    own = model.built_defaults
+    completion.check_chance({"temperature": own.temperature, **wanted})
+    if not wanted.get("temperature", own.temperature):
+        wanted.setdefault("n", min(own.n, wanted.get("num_beams", own.num_beams)))
+    return replace(own, **wanted)
 
 
 def rewrite(

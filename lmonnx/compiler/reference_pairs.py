@@ -14,8 +14,12 @@ from lmonnx.bundle.manifest import Languages, Place
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.reference import LOCAL
 from lmonnx.errors import StageError
+from lmonnx.runtime.pipelines.default_params import NOT_BUILT
 
 Ids = tuple[int, ...]
+
+# Settings that a comparison does without, as a bundle does; `write` gives each its usual value.
+_LEFT_OUT = (*NOT_BUILT, "assistant_early_exit", "max_time", "num_return_sequences")
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +99,16 @@ class PairReference:
     def write(self, source: Sequence[int], *, beams: int, new: int) -> Ids:
         """Return what is written of a source: its tokens after the start, the end included.
 
+        Settings of the checkpoint that are not built here are left out.
+
         Raises:
             StageError: transformers fails.
         """
         import torch
+        from transformers import GenerationConfig
 
+        usual = GenerationConfig()
+        left_out = {name: getattr(usual, name) for name in _LEFT_OUT}
         ids, target = torch.tensor([list(source)]), self._target()
         with torch.inference_mode(), reference_runs(self._name):
             found = self._model.generate(
@@ -109,6 +118,7 @@ class PairReference:
                 do_sample=False,
                 max_new_tokens=new,
                 min_new_tokens=0,
+                **left_out,
                 **target,
             )
         return self._until_end(found[0].tolist()[1:])

@@ -144,8 +144,10 @@ def _same_answers(
 ) -> None:
     asked = reference.asked
     with TextToText(bundle) as model:
-        params = replace(model.defaults, num_beams=beams, max_new_tokens=new, min_new_tokens=0)
-        params = replace(params, temperature=0.0, n=1)
+        params = replace(
+            model.built_defaults, num_beams=beams, max_new_tokens=new, min_new_tokens=0,
+            temperature=0.0, n=1,
+        )  # fmt: skip
         languages = {"source_lang": asked.source, "target_lang": asked.target}
         prefix = "" if asked.source is asked.target is None else None
         found = model(texts, params, prefix=prefix, split="truncate", **languages)

@@ -108,7 +108,7 @@ def bench_rewriting(
 
 
 def _params(model: TextToText, beams: int, new_tokens: int | None) -> SamplingParams:
-    params = replace(model.defaults, num_beams=beams, temperature=0.0)
+    params = replace(model.built_defaults, num_beams=beams, temperature=0.0, n=1)
     if new_tokens is None:
         return params
     return replace(params, max_new_tokens=new_tokens, min_new_tokens=new_tokens, ignore_eos=True)

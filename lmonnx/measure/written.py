@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, ClassVar
 
@@ -219,6 +219,7 @@ def judge_texts(
     check_installed(names)
     texts = (example.source for some in chunks(examples, progress) for example in some)
     given: list[str] = []
+    params = replace(model.defaults if params is None else params, n=1)
     for found in model.attempts(texts, params, **asked):
         if isinstance(found, Refused):
             raise InputError(f"row {found.row + 1} {found.why}")

@@ -1,12 +1,13 @@
 """eval and bench of encoder-decoders: what they read, count and refuse."""
 
 import json
+from dataclasses import replace
 
 import pytest
 
 import lmonnx
 from tests.cli.command_line import lines, only_line, run
-from tests.unit.runtime.generate.tiny_seq2seq import FOLDER
+from tests.unit.runtime.generate.tiny_seq2seq import FOLDER, variant
 
 TEXTS = ["one", "", "The third.", "two three"]
 
@@ -56,6 +57,20 @@ def test_eval_reads_objects_with_the_usual_keys(tmp_path, answers):
     assert right["metrics"]["exact_match"]["value"] == 1
 
 
+@pytest.mark.parametrize("beams", [1, 2, 3])
+def test_eval_takes_the_best_of_a_checkpoints_several_answers(tmp_path, beams):
+    stated = {"max_length": 9, "num_beams": 3, "num_return_sequences": 3}
+    path = variant(tmp_path / "bundle", defaults=stated)
+    with lmonnx.load(path) as model:
+        best = model(TEXTS, replace(model.defaults, num_beams=beams, n=1))
+    data = tmp_path / "a.jsonl"
+    pairs = zip(TEXTS, (answer.text for answer in best), strict=True)
+    data.write_text("\n".join(json.dumps({"source": s, "target": t}) for s, t in pairs))
+    asked = () if beams == 3 else ("--num-beams", beams)
+    (found,) = lines(run("eval", path, data, "--metric", "exact_match", *asked, "--json"))
+    assert (found["n"], found["metrics"]["exact_match"]["value"]) == (len(TEXTS), 1)
+
+
 def test_eval_names_the_row_that_is_too_long_of_all_rows(tmp_path):
     path = tmp_path / "a.tsv"
     rows = 2000  # more than are read at once
@@ -82,9 +97,12 @@ def test_options_of_others_are_refused(files, tiny_bundle):
     assert (result.exit_code, "--prompt-tokens is for decoders" in result.stderr) == (2, True)
 
 
-def test_bench_has_a_rate_for_each_number_of_texts_and_beams(files):
+@pytest.mark.parametrize("answers_a_text", [1, 2])
+def test_bench_has_a_rate_for_each_number_of_texts_and_beams(tmp_path, files, answers_a_text):
+    stated = {"num_beams": 2, "num_return_sequences": answers_a_text}
+    bundle = variant(tmp_path / "bundle", defaults=stated)
     asked = ("--file", files[0], "--rounds", 1, "--threads", 1, "--new-tokens", 3, "--json")
-    (found,) = lines(run("bench", FOLDER, *asked))
+    (found,) = lines(run("bench", bundle, *asked))
     assert [(rate["beams"], rate["texts"]) for rate in found["rates"]] == [
         (beams, texts) for beams in (1, 4) for texts in (1, 16, 100)
     ]

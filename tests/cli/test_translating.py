@@ -136,11 +136,43 @@ def test_what_the_checkpoint_asks_for_and_is_not_built_is_refused_with_any_optio
 def test_chance_or_beams_is_what_the_user_says(tmp_path):
     path = variant(tmp_path / "bundle", defaults={"do_sample": True, "num_beams": 3})
     with lmonnx.load(path) as model:
-        beams = model("one", replace(model.defaults, num_beams=3))
-        drawn = model("one", replace(model.defaults, num_beams=1, temperature=1.0, seed=3))
+        beams = model("one", replace(model.built_defaults, num_beams=3))
+        drawn = model("one", replace(model.built_defaults, num_beams=1, temperature=1.0, seed=3))
     assert run("run", path, "one", "--temperature", 0).stdout == f"{beams[0].text}\n"
     asked = ("--temperature", 1, "--seed", 3)
     assert run("run", path, "one", *asked).stdout == f"{drawn[0].text}\n"
+
+
+def test_the_checkpoint_says_how_many_answers_unless_fewer_beams_are_asked_for(tmp_path):
+    stated = {"max_length": 9, "num_beams": 3, "num_return_sequences": 3}
+    path = variant(tmp_path / "bundle", defaults=stated)
+    with lmonnx.load(path) as model:
+        for asked, params in (
+            ((), model.defaults),
+            (("--num-beams", 2), replace(model.defaults, num_beams=2, n=2)),
+            (("--num-beams", 1), replace(model.defaults, num_beams=1, n=1)),
+            (("--num-beams", 5), replace(model.defaults, num_beams=5)),
+            (("--num-samples", 2), replace(model.defaults, n=2)),
+            (("--temperature", 1, "--seed", 3),
+             replace(model.defaults, num_beams=1, temperature=1.0, seed=3)),
+        ):  # fmt: skip
+            (found,) = lines(run("run", path, "one", *asked, "--json"))
+            found = found if isinstance(found, list) else [found]
+            assert [x["translation_text"] for x in found] == [x.text for x in model("one", params)]
+    line = only_line(run("run", path, "one", "--num-beams", 2, "--num-samples", 3), 1)
+    assert "n is 3, more than num_beams 2" in line
+
+
+def test_chance_of_the_checkpoint_that_is_switched_off_leaves_one_answer(tmp_path):
+    stated = {"max_length": 9, "do_sample": True, "num_return_sequences": 3}
+    path = variant(tmp_path / "bundle", defaults=stated)
+    assert len(run("run", path, "one", "--seed", 3).stdout.splitlines()) == 3
+    with lmonnx.load(path) as model:
+        greedy = replace(model.defaults, temperature=0.0, n=1)
+        assert (
+            run("run", path, "one", "--temperature", 0).stdout
+            == f"{model('one', greedy)[0].text}\n"
+        )
 
 
 def test_languages_are_chosen_by_their_codes(several):

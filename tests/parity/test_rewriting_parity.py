@@ -215,6 +215,22 @@ def test_without_params_the_checkpoints_settings_are_followed(settled):
         check([answer], settled.wanted(text), ends)
 
 
+@pytest.mark.parametrize("name", ["byt5", "bart"])
+def test_a_text_has_as_many_answers_as_in_transformers_pipelines(tmp_path, name):
+    from transformers import pipeline
+
+    case = make(
+        tmp_path, name, num_beams=4, num_return_sequences=3, max_length=13,
+        remove_invalid_values=True, max_time=1000.0, no_repeat_ngram_size=2, min_length=4,
+    )  # fmt: skip
+    theirs = pipeline("text2text-generation", model=case.model, tokenizer=case.tokenizer)
+    with case.load() as model:
+        found = list(model.answers(TEXTS))
+    wanted = [[each["generated_text"] for each in answers] for answers in map(theirs, TEXTS)]
+    assert [[answer.text for answer in answers] for answers in found] == wanted
+    assert all(len(answers) == 3 for answers in found)
+
+
 @pytest.mark.parametrize("begins", [tiny_pairs.START, tiny_pairs.FORCED])
 @pytest.mark.parametrize("name", ["mbart", "mbart-50", "m2m100", "nllb"])
 def test_the_target_unasked_is_the_language_that_the_checkpoint_begins_with(tmp_path, name, begins):
@@ -250,6 +266,10 @@ NOT_BUILT = (
     {"penalty_alpha": 0.6, "top_k": 4},
     {"sequence_bias": [[[5, 6], -3.0]]},
     {"stop_strings": ["film"]},
+    {"dola_layers": "low"},
+    {"constraints": []},
+    {"token_healing": True},
+    {"prompt_lookup_num_tokens": 3},
 )
 
 
@@ -269,7 +289,27 @@ def test_settings_that_are_not_built_are_refused(folder, tmp_path, setting):
     with lmonnx.load(tmp_path / "bundle", threads=1) as model:
         with pytest.raises(UnsupportedError, match=next(iter(setting))):
             model("film")
-        assert model("film", replace(model.defaults, max_new_tokens=3))
+        assert model("film", replace(model.built_defaults, max_new_tokens=3))
+
+
+@pytest.mark.parametrize(
+    "setting",
+    [
+        {"num_beams": 4, "num_return_sequences": 3},
+        {"max_time": 0.0},
+        {"assistant_early_exit": 1},
+        {"encoder_no_repeat_ngram_size": 1},
+        {"diversity_penalty": 0.5, "num_beam_groups": 2, "num_beams": 4},
+        {"sequence_bias": [[[5], 9.0]]},
+        *NOT_BUILT[-4:],
+    ],
+    ids=lambda setting: next(iter(setting)),
+)
+def test_an_export_is_held_to_transformers_without_what_is_not_built(folder, tmp_path, setting):
+    stated = {"eos_token_id": 1, "pad_token_id": 0, "decoder_start_token_id": 0, **setting}
+    write_json(folder / "generation_config.json", stated)
+    bundle = export(open_checkpoint(str(folder)), tmp_path / "bundle", verify=True)
+    assert bundle.manifest.history[-1].parity[0].clear_agreement == 1
 
 
 @pytest.mark.parametrize("settled", ["t5"], indirect=True)

@@ -71,18 +71,24 @@ _FORCING = frozenset({"bart", "mvp"})
 # All that goes into a bundle.
 SETTINGS = (
     *_DEFAULTS,
+    "assistant_early_exit",
+    "constraints",
+    "dola_layers",
     "encoder_repetition_penalty",
     "epsilon_cutoff",
     "eta_cutoff",
     "force_words_ids",
     "guidance_scale",
     "max_new_tokens",
+    "max_time",
     "min_new_tokens",
     "min_p",
     "penalty_alpha",
+    "prompt_lookup_num_tokens",
     "renormalize_logits",
     "sequence_bias",
     "stop_strings",
+    "token_healing",
     "watermarking_config",
 )
 

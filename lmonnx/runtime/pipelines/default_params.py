@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from lmonnx.bundle.manifest import Generation, Place
-from lmonnx.errors import BundleError, InputError
+from lmonnx.errors import BundleError, InputError, UnsupportedError
 from lmonnx.runtime.generate.params import UNASKED, SamplingParams
 
 BEAMS = 4  # where the checkpoint says nothing, as transformers' pipelines
@@ -29,10 +29,15 @@ _CHANCE: Mapping[str, Any] = {
     "min_p": 0.0,
     "typical_p": 1.0,
 }
-# Settings that are not built, with the values at which they change nothing.
-_NOT_BUILT: Mapping[str, tuple[Any, ...]] = {
+# Settings that are not built, with the values at which they change nothing. Three are left out on
+# purpose: `max_time` is the clock's, `remove_invalid_values` is of NaN, which is an error here, and
+# what `assistant_early_exit` guesses is checked by the whole model. So is what prompt lookup
+# guesses, but transformers 4.57 then writes past max_length, or stops at a start that is an end.
+NOT_BUILT: Mapping[str, tuple[Any, ...]] = {
     "begin_suppress_tokens": (None, []),
+    "constraints": (None,),
     "diversity_penalty": (None, 0),
+    "dola_layers": (None,),
     "encoder_no_repeat_ngram_size": (None, 0),
     "encoder_repetition_penalty": (None, 1),
     "epsilon_cutoff": (None, 0),
@@ -42,8 +47,10 @@ _NOT_BUILT: Mapping[str, tuple[Any, ...]] = {
     "guidance_scale": (None, 1),
     "num_beam_groups": (None, 1),
     "penalty_alpha": (None, 0),
+    "prompt_lookup_num_tokens": (None,),
     "sequence_bias": (None, {}, []),
     "stop_strings": (None, "", []),
+    "token_healing": (None, False),
     "watermarking_config": (None,),
 }
 
@@ -65,6 +72,7 @@ def default_params(generation: Generation, *, context: int) -> SamplingParams:
     draws = stated.get("do_sample") is True and stated.get("num_beams", 1) == 1
     asked: dict[str, Any] = {"num_beams": 1 if draws else BEAMS}
     asked |= {name: stated[name] for name in _SAME if name in stated}
+    asked["n"] = stated.get("num_return_sequences", 1)
     if draws:
         asked |= {name: stated.get(name, value) for name, value in _CHANCE.items()}
     forced = _only(stated, "forced_bos_token_id")
@@ -75,9 +83,10 @@ def default_params(generation: Generation, *, context: int) -> SamplingParams:
         asked |= _lengths(stated, context)
         return SamplingParams(**asked)
     except (InputError, TypeError) as error:
+        of_ours = ", where n is num_return_sequences," if "num_return_sequences" in stated else ""
         raise BundleError(
             f"the checkpoint's generation settings cannot be ({error}); correct its "
-            "generation_config.json and export it again"
+            f"generation_config.json{of_ours} and export it again"
         ) from error
 
 
@@ -93,9 +102,22 @@ def unmet(generation: Generation, given: Collection[str] = ()) -> str | None:
     if drawn_beams and "temperature" not in given:  # which says whether to draw
         return f"do_sample = True of num_beams = {stated['num_beams']}"
     for name, value in stated.items():
-        if name in _NOT_BUILT and value not in _NOT_BUILT[name]:
+        if name in NOT_BUILT and value not in NOT_BUILT[name]:
             return f"{name} = {value!r:.60}"
     return None
+
+
+def check_built(generation: Generation) -> None:
+    """Refuse a checkpoint whose own settings ask for what is not built.
+
+    Raises:
+        UnsupportedError: They do.
+    """
+    if (setting := unmet(generation)) is not None:
+        raise UnsupportedError(
+            f"the checkpoint asks for {setting}, which is not built; to decode without it give "
+            "params made of the model's `built_defaults`"
+        )
 
 
 def _forces_language(generation: Generation) -> bool:

@@ -8,7 +8,7 @@ from itertools import chain
 from typing import ClassVar
 
 from lmonnx.bundle.bundle import Bundle
-from lmonnx.errors import BundleError, InputError, UnsupportedError
+from lmonnx.errors import BundleError, InputError
 from lmonnx.runtime.generate.capacity import Capacity
 from lmonnx.runtime.generate.pair_tokenizer import SourceTokenizer, TargetTokenizer
 from lmonnx.runtime.generate.params import SamplingParams
@@ -16,7 +16,7 @@ from lmonnx.runtime.generate.request import Chunk, Completion
 from lmonnx.runtime.generate.seq2seq_engines import Seq2SeqEngines
 from lmonnx.runtime.generate.stopping import STOP, ids_that_stop
 from lmonnx.runtime.pipelines.base import as_plain, check_many, read_ahead
-from lmonnx.runtime.pipelines.default_params import default_params, unmet
+from lmonnx.runtime.pipelines.default_params import check_built, default_params
 from lmonnx.runtime.pipelines.joined_answers import joined, required
 from lmonnx.runtime.pipelines.languages import Frame, codes, make_frame
 from lmonnx.runtime.pipelines.lasting import Lasting
@@ -39,7 +39,7 @@ class Request:
 class TextToText(Lasting):
     """A loaded encoder-decoder; any number of threads may share it.
 
-    `defaults` is how the checkpoint wants to be decoded; `dataclasses.replace` changes it.
+    `built_defaults` are `defaults` without what the checkpoint asks for and is not built.
     A task says whose prefix stands before a text unasked, and its rule for long text.
     """
 
@@ -72,7 +72,17 @@ class TextToText(Lasting):
         self.context = self._engines.context
         self.source_limit = self._engines.source_positions
         self._seq2seq = generation.seq2seq
-        self.defaults = default_params(generation, context=self.context)
+        self.built_defaults = default_params(generation, context=self.context)
+
+    @property
+    def defaults(self) -> SamplingParams:
+        """How the checkpoint wants to be decoded; `dataclasses.replace` changes it.
+
+        Raises:
+            UnsupportedError: It asks for what is not built; `built_defaults` do without.
+        """
+        check_built(self.generation)
+        return self.built_defaults
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -174,7 +184,7 @@ class TextToText(Lasting):
         if not isinstance(text, str):
             raise InputError(f"{type(text).__name__} is no text; for several there is `answers`")
         if params is None:
-            params = replace(self._own_params(), num_beams=1, n=1)
+            params = replace(self.defaults, num_beams=1, n=1)
         request = self._request(params, source_lang, target_lang, prefix, split)
         if max(params.n, params.num_beams) > 1:
             raise InputError("a stream is of one answer: leave n and num_beams at 1")
@@ -188,7 +198,7 @@ class TextToText(Lasting):
         if split in {Split.NONE, Split.TRUNCATE}:
             return cutter.whole(texts, first, truncate=split is Split.TRUNCATE)
         # An answer that may not be as long as its source would be cut.
-        longest = 0 if split is Split.SENTENCES else self.defaults.limit
+        longest = 0 if split is Split.SENTENCES else self.built_defaults.limit
         return cutter.by_sentence(texts, first, longest=longest)
 
     def _request(
@@ -200,7 +210,7 @@ class TextToText(Lasting):
         split: Split | str | None,
     ) -> Request:
         if params is None:
-            params = self._own_params()
+            params = self.defaults
         if not isinstance(params, SamplingParams):
             raise InputError(f"params is {type(params).__name__}; give SamplingParams(…)")
         if prefix is not None and not isinstance(prefix, str):
@@ -210,22 +220,13 @@ class TextToText(Lasting):
             task=self.PREFIX,
         )  # fmt: skip
         if params.max_new_tokens is None:
-            params = replace(params, max_new_tokens=self.defaults.max_new_tokens)
+            params = replace(params, max_new_tokens=self.built_defaults.max_new_tokens)
         if params.limit >= self.context:
             raise InputError(
                 f"max_new_tokens is {params.limit}, but the decoder has {self.context} positions, "
                 f"one for the token that it starts with; give at most {self.context - 1}"
             )
         return Request(self._in_ids(params, frame), frame, self._rule(split))
-
-    def _own_params(self) -> SamplingParams:
-        """Return the checkpoint's own params, where all that it asks for is built."""
-        if (setting := unmet(self.generation)) is not None:
-            raise UnsupportedError(
-                f"the checkpoint asks for {setting}, which is not built; decode without it by "
-                "giving params, such as the model's `defaults`"
-            )
-        return self.defaults
 
     def _in_ids(self, params: SamplingParams, frame: Frame) -> SamplingParams:
         """Return params whose bad words are ids, and that force what the frame does."""

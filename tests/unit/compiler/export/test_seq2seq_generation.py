@@ -54,6 +54,17 @@ def test_settings_are_those_that_generate_follows(tmp_path, stored, changes, wan
     assert found == wanted
 
 
+def test_a_setting_that_may_change_answers_goes_into_the_bundle(tmp_path):
+    stated = {
+        "num_return_sequences": 2, "dola_layers": "low", "constraints": [], "token_healing": True,
+        "max_time": 3.0, "prompt_lookup_num_tokens": 3, "assistant_early_exit": 1,
+        "remove_invalid_values": True,
+    }  # fmt: skip
+    ids = {"decoder_start_token_id": 1, "eos_token_id": 2, "use_cache": False}
+    files = {"generation_config.json": {**ids, **stated}}
+    assert exported(tmp_path, files=files).manifest.generation.defaults == stated
+
+
 BLENDERBOT = {"encoder_no_repeat_ngram_size": 3, "forced_eos_token_id": 2}  # those of the class
 
 
