@@ -16,7 +16,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from lmonnx.compiler.quantize.blocks import quantize_blocks
-from lmonnx.compiler.quantize.decoder_graph import BY_ROWS, Form
+from lmonnx.compiler.quantize.forms import BY_ROWS, Form
 from lmonnx.compiler.quantize.layers import Layer, find_layers, is_lookup, node_name
 from lmonnx.compiler.quantize.weights import EIGHT_BITS, SEVEN_BITS, quantize_columns
 

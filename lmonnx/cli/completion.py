@@ -13,13 +13,14 @@ import click
 from lmonnx.bundle.fields import encode
 from lmonnx.cli import options, render
 from lmonnx.errors import InputError
+from lmonnx.measure.likelihood import read_text
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.pipelines.text_generation import TextGenerator
 
 Given = Mapping[str, Any]
 
 _AT_ONCE = 64  # prompts that are given to the engine together
-_FILE_BYTES = 2**20  # of a schema or a grammar
+_FILE_MIB = 1  # of a schema or a grammar
 _COUNT = click.IntRange(min=1)
 # How an option is spelled where SamplingParams has another name for it.
 _NAMES = {"num_samples": "n"}
@@ -116,14 +117,9 @@ def check_chance(asked: Given) -> None:
 
 def _file(name: str, option: str) -> str:
     try:
-        with Path(name).open("rb") as file:
-            content = file.read(_FILE_BYTES + 1)
-        if len(content) > _FILE_BYTES:
-            raise InputError(f"{option}: {name} is larger than 1 MiB")
-        return content.decode()
-    except (OSError, ValueError) as error:
-        why = getattr(error, "strerror", None) or "it is no UTF-8 text"
-        raise InputError(f"{option}: {name!r:.80} cannot be read: {why}") from error
+        return read_text(Path(name), most_mib=_FILE_MIB)
+    except InputError as error:
+        raise InputError(f"{option}: {error}") from error
 
 
 def complete(

@@ -80,6 +80,10 @@ def _generation(plain: Mapping[str, Any]) -> dict[str, str]:
         usual = [f"{side} {code}" for side, code in ends if code]
         shown["languages"] = ", ".join(languages["ids"])
         shown["languages"] += f" (unasked {', '.join(usual)})" if usual else ""
+    if shortlist := seq2seq.get("shortlist"):
+        shown["shortlist"] = f"{shortlist['always']} of {plain['vocabulary']} ids for any source"
+        if count := shortlist["tokens"]:
+            shown["shortlist"] += f", and those that its tokens allow ({count} have a list)"
     for task, prefix in (seq2seq.get("prefixes") or {}).items():
         shown[f"prefix of {task}"] = repr(prefix)
     return shown

@@ -9,7 +9,7 @@ from pathlib import Path
 from lmonnx.errors import InputError
 from lmonnx.runtime.pipelines.text_generation import TextGenerator
 
-_MOST_BYTES = 64 * 2**20
+_MOST_MIB = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,20 +56,22 @@ def measure_likelihood(
     )
 
 
-def read_text(path: Path) -> str:
-    """Return a file of UTF-8 text, as it is.
+def read_text(path: Path, *, most_mib: int = _MOST_MIB) -> str:
+    """Return a file of UTF-8 text of at most `most_mib` MiB, as it is.
 
     Raises:
-        InputError: It cannot be read, is larger than 64 MiB, or is no UTF-8.
+        InputError: It cannot be read, is larger, or is no UTF-8.
     """
+    name = f"{path!s:.200}"
     try:
         with path.open("rb") as file:
-            content = file.read(_MOST_BYTES + 1)
-    except OSError as error:
-        raise InputError(f"{path} cannot be read ({error.strerror}); check the path") from error
-    if len(content) > _MOST_BYTES:
-        raise InputError(f"{path} is larger than 64 MiB; give a part of it")
+            content = file.read(most_mib * 2**20 + 1)
+    except (OSError, ValueError) as error:  # ValueError: a name that no file can have
+        why = getattr(error, "strerror", None) or error
+        raise InputError(f"{name} cannot be read ({why}); check the path") from error
+    if len(content) > most_mib * 2**20:
+        raise InputError(f"{name} is larger than {most_mib} MiB; give a smaller file")
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise InputError(f"{path} is no UTF-8 text (at byte {error.start})") from error
+        raise InputError(f"{name} is no UTF-8 text (at byte {error.start}); convert it") from error

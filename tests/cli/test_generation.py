@@ -6,7 +6,7 @@ import pytest
 
 import lmonnx
 from lmonnx import SamplingParams
-from tests.cli.command_line import lines, run
+from tests.cli.command_line import lines, only_line, run
 from tests.conftest import ROOT
 
 DECODER = ROOT / "tests" / "unit" / "runtime" / "generate" / "tiny-decoder"
@@ -87,6 +87,17 @@ def test_what_cannot_be_is_one_clear_line(arguments, said):
     assert result.exit_code in {1, 2}
     assert said in result.output
     assert "Traceback" not in result.output
+
+
+@pytest.mark.parametrize("option", ["--schema", "--grammar"])
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b" " * (2**20 + 1), "is larger than 1 MiB"), (b"\xff\xfe", "is no UTF-8 text (at byte 0)")],
+)
+def test_a_file_that_is_no_text_is_refused_by_its_name(tmp_path, option, content, said):
+    path = tmp_path / "form"
+    path.write_bytes(content)
+    assert f"{option}: {path} {said}" in only_line(run("run", DECODER, "x", option, path), 1)
 
 
 def test_options_that_are_no_sampling_params_are_refused(model):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 import lmonnx
+from lmonnx import Bundle
 from tests.cli.command_line import only_line, run
 from tests.unit.runtime.generate.tiny_seq2seq import FOLDER
 
@@ -41,6 +42,25 @@ def test_json_has_every_figure(sources, tmp_path):
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
     assert {"drop", "interval", "coverage", "whole", "inside", "ids", "pairs"} <= found.keys()
+
+
+@pytest.mark.parametrize(
+    ("per_token", "said"),
+    [(3, ", and those that its tokens allow (263 have a list)"), (0, "")],
+)
+def test_inspect_tells_how_many_ids_are_allowed(sources, tmp_path, per_token, said):
+    options = ("--data", sources, "--max-drop", 1, "--top", 5, "--per-token", per_token)
+    made = run("shortlist", FOLDER, "-o", tmp_path / "made", *options)
+    assert made.exit_code == 0, made.output
+    spec = Bundle.open(tmp_path / "made").manifest.generation.seq2seq.shortlist
+    shown = dict(line.split("\t", 1) for line in inspected(tmp_path / "made"))
+    assert shown["shortlist"] == f"{spec.always} of 263 ids for any source{said}"
+    assert not any(line.startswith("shortlist") for line in inspected(FOLDER))
+
+
+def inspected(bundle):
+    """Return the lines before those of the graphs."""
+    return run("inspect", bundle).stdout.partition("\n\n")[0].splitlines()
 
 
 def test_what_loses_too_much_is_not_written(sources, tmp_path):

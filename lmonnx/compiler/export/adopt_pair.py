@@ -269,7 +269,8 @@ def _rank(model: onnx.ModelProto, folder: Path, vocabulary: int) -> None:
     """Append the ranking of tokens; it is not fused, since it may not be run."""
     weights = WeightFile(folder / "ranking")
     g = GraphBuilder(weights)
-    rank(Scope(g, Params(Weights({}), "")), vocabulary)
+    opset = next(each for each in model.opset_import if each.domain in {"", "ai.onnx"})
+    rank(Scope(g, Params(Weights({}), "")), vocabulary, opset=opset.version)
     weights.close()
     model.graph.node.extend(g.nodes)
     model.graph.initializer.extend(g.initializers.values())

@@ -62,7 +62,7 @@ def quantize_decoder(
     seconds = {"calibration": time.perf_counter() - started}
     with draft_at(target, source=bundle.path, force=force) as draft:
         started = time.perf_counter()
-        manifest = _write(bundle, source, draft, planned, keep)
+        manifest = _write(bundle, source, draft, planned, keep, progress)
         seconds["rounding"] = time.perf_counter() - started
         started = time.perf_counter()
         metrics = gate.measure(Bundle.open(draft.path, verify=False), progress)
@@ -105,6 +105,7 @@ def _write(
     draft: Draft,
     planned: Sequence[Plan],
     keep: Collection[str],
+    progress: Progress,
 ) -> Manifest:
     """Write every graph that is planned; what they have in common is stored once."""
     copy_text(draft, bundle)
@@ -114,7 +115,9 @@ def _write(
         file = f"onnx/{plan.role}.onnx"
         recipe = recipe_of(source, plan, keep)
         path = draft.file(file)
-        graphs[plan.role] = write_decoder(source.path, path, file, recipe, shared=shared)
+        graphs[plan.role] = write_decoder(
+            source.path, path, file, recipe, shared=shared, progress=progress
+        )
     bits = min(plan.body.bits for plan in planned)
     manifest = bundle.manifest.replace_graphs(graphs, precision=PRECISIONS[bits])
     return finish(draft, manifest)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -12,51 +11,22 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from lmonnx.bundle.manifest import GraphSpec
+from lmonnx.compiler.export.native.seq2seq.ranking import RANKED, flatten_logits
 from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec, load_graph
 from lmonnx.compiler.quantize.blocks import Blocks, quantize_blocks
 from lmonnx.compiler.quantize.calibrated import inverse_factor, round_blocks, round_columns
-from lmonnx.compiler.quantize.folding import Factors
+from lmonnx.compiler.quantize.forms import BY_ROWS, CALIBRATED, SEVEN_BIT_TABLE, Form, Recipe
 from lmonnx.compiler.quantize.layers import Layer, find_layers, is_lookup, node_name
-from lmonnx.compiler.quantize.moments import Moments
 from lmonnx.compiler.quantize.rounding import Scale
 from lmonnx.compiler.quantize.row_writer import RowWriter
 from lmonnx.compiler.quantize.weights import EIGHT_BITS, SEVEN_BITS, Columns, quantize_columns
 from lmonnx.compiler.quantize.writer import readers_of
+from lmonnx.progress import Progress, silent, track
 
 Floats = NDArray[np.float32]
 
 
-@dataclass(frozen=True, slots=True)
-class Form:
-    """How a product is held: in blocks of `bits`, or with `block_size` 0 in int8 by rows.
-
-    By rows a table that is looked up and never multiplied may have 8 bits, any other 7.
-    """
-
-    bits: int
-    block_size: int
-
-
-BY_ROWS = Form(8, 0)
-SEVEN_BIT_TABLE = Form(7, 0)  # that another graph multiplies
-CALIBRATED = (4,)  # bits; eight lose nothing that calibration could give back
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """What to make of a decoder's graph.
-
-    `forms` are by layer, or by the node that looks up a table of its own; what is not named stays
-    as it is. `moments` are of what flows into layers: without a layer's its weights are rounded to
-    the nearest. `factors` are what constants are multiplied by first; the moments are of values
-    without them. `scales` are of values that are rounded to int8 with one scale for every row,
-    known beforehand.
-    """
-
-    forms: Mapping[str, Form]
-    moments: Mapping[str, Moments] = field(default_factory=dict)
-    factors: Factors = field(default_factory=Factors)
-    scales: Mapping[str, Scale] = field(default_factory=dict)
+MOST_STEPS = 2**30  # of a bias, so that its sum with a product stays int32
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +42,13 @@ class Shared:
 
 
 def write_decoder(
-    source: Path, target: Path, file: str, recipe: Recipe, *, shared: Shared | None = None
+    source: Path,
+    target: Path,
+    file: str,
+    recipe: Recipe,
+    *,
+    shared: Shared | None = None,
+    progress: Progress = silent,
 ) -> GraphSpec:
     """Write a graph with some products in integers, its weights a tensor at a time.
 
@@ -83,12 +59,13 @@ def write_decoder(
         recipe: What to make of it.
         shared: What other graphs of the folder hold already; what this one holds is added. The one
             that multiplies a table comes before those that only look it up.
+        progress: Told after every node.
     """
     model = load_graph(source)
     common = shared or Shared()
     weights = WeightFile(target.with_name(f"{target.name}_data"), common.known)
     try:
-        _Writer(model, source.parent, weights, recipe=recipe, shared=common).rewrite()
+        _Writer(model, source.parent, weights, recipe=recipe, shared=common).rewrite(progress)
     finally:
         weights.close()
     if MICROSOFT not in {opset.domain for opset in model.opset_import}:
@@ -107,8 +84,9 @@ class _Writer(RowWriter):
     merged: set[str] = field(default_factory=set)  # nodes whose work another one does
     flows: dict[str, list[str]] = field(default_factory=dict)  # into each matrix
     last_factor: tuple[tuple[str, ...], Floats] | None = None
+    is_flat: bool = False  # whether logits are rows of all sequences, (N, V)
 
-    def rewrite(self) -> None:
+    def rewrite(self, progress: Progress) -> None:
         graph, forms = self.model.graph, self.recipe.forms
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
         layers = {layer.name: layer for layer in find_layers(self.model) if layer.name in forms}
@@ -116,7 +94,7 @@ class _Writer(RowWriter):
         for layer in layers.values():
             self.flows.setdefault(layer.weight, []).append(layer.value)
         self.readers = readers_of(graph)
-        for node in list(graph.node):
+        for node in track(list(graph.node), "rounding", progress):
             own = node_name(node) in forms
             if node_name(node) in self.merged:
                 continue
@@ -127,6 +105,8 @@ class _Writer(RowWriter):
             else:
                 self.nodes.append(node)
         self.replace(self.tensors)
+        if self.is_flat:
+            flatten_logits(graph)
 
     def kept(self, tensor: onnx.TensorProto) -> onnx.TensorProto:
         """Take a constant over, with its factors where it is a norm's weight or a float matrix."""
@@ -190,7 +170,11 @@ class _Writer(RowWriter):
         name, fixed = f"{layer.name}/int8", self.recipe.scales.get(layer.value)
         if layer.rows:
             self._store_table(layer.weight, SEVEN_BIT_TABLE)
-            self.table_product(layer.value, layer.weight, name, output, fixed)
+            inner, y = self._table_bias(layer.weight, output, fixed)
+            self.is_flat = fixed is not None and y == "logits" and self._ranks()
+            self.table_product(
+                layer.value, layer.weight, name, y, fixed, bias=inner, flat=self.is_flat
+            )
             return
         bias, y = self._biased(output) if fixed is not None else ("", output)
         columns = self._columns(layer)
@@ -203,6 +187,24 @@ class _Writer(RowWriter):
             return "", output
         self.merged.add(node_name(node))
         return constant, node.output[0]
+
+    def _table_bias(
+        self, weight: str, output: str, fixed: Scale | None
+    ) -> tuple[NDArray[np.int32] | None, str]:
+        """Return what alone is added to a product with a table, in steps, and the sum's name."""
+        node, constant = self._alone(output, "Add", 1)
+        if node is None or fixed is None or constant in self.recipe.factors.vectors:
+            return None, output
+        added = np.asarray(self.read(self.tensors[constant]), np.float64)
+        steps = np.rint(added / (fixed.step * self.tables[weight]))
+        if not (np.abs(steps) < MOST_STEPS).all():
+            return None, output
+        self.merged.add(node_name(node))
+        return steps.astype(np.int32), node.output[0]
+
+    def _ranks(self) -> bool:
+        """Return whether the graph finds the best tokens itself, as encoder-decoders do."""
+        return any(output.name == RANKED for output in self.model.graph.output)
 
     def _scaled(self, output: str) -> tuple[float, str]:
         """Return the number that alone multiplies a lookup, and what the product is called."""

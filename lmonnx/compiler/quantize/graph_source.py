@@ -16,8 +16,8 @@ from lmonnx.compiler.quantize.activations import (
     channel_factors,
     expected_error,
 )
-from lmonnx.compiler.quantize.decoder_graph import Recipe
 from lmonnx.compiler.quantize.folding import Factors, Fold, find_folds
+from lmonnx.compiler.quantize.forms import Recipe
 from lmonnx.compiler.quantize.layers import Layer
 from lmonnx.compiler.quantize.moments import Moments
 from lmonnx.compiler.quantize.recipes import Plan, forms

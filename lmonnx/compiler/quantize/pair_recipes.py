@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from lmonnx.compiler.quantize.choice import Choice
-from lmonnx.compiler.quantize.decoder_graph import BY_ROWS, SEVEN_BIT_TABLE, Form
+from lmonnx.compiler.quantize.forms import BY_ROWS, SEVEN_BIT_TABLE, Form
 from lmonnx.compiler.quantize.graph_source import GraphSource
 from lmonnx.compiler.quantize.recipes import HEADS, Method, Plan
 

@@ -19,6 +19,7 @@ from lmonnx.compiler.quantize.sources import start_ids
 from lmonnx.errors import BundleError, StageError
 from lmonnx.progress import Progress, track
 from lmonnx.runtime.binding import Binding, BoundSession
+from lmonnx.runtime.generate.pair_graphs import gives_flat
 from lmonnx.runtime.session import Arrays, Session, SessionConfig
 
 AT_ONCE = 16  # sources whose targets are written side by side
@@ -55,11 +56,12 @@ class PairModel:
         config = SessionConfig()
         self._encoder = Session(bundle.file(encoder.file), encoder, config)
         self._decoder = BoundSession(bundle.file(decoder.file), decoder, config)
+        self._is_flat = gives_flat(decoder)
 
     def logits(self, pair: Pair) -> Logits:
         """Return the logits of every position of a pair's target: (T, V)."""
-        found: Logits = self._decoder.run(self.decoder_inputs(pair))["logits"][0]
-        return found
+        found: Logits = self._decoder.run(self.decoder_inputs(pair))["logits"]
+        return found.reshape(-1, found.shape[-1])
 
     def encoder_inputs(self, pair: Pair) -> Arrays:
         """Return the encoder's inputs for one pair."""
@@ -121,8 +123,8 @@ class PairModel:
             inputs["total_sequence_length"][...] = place + 1
             binding.run()
             if place + 1 >= len(first):
-                logits[:, 0, banned] = -np.inf
-                next_ids = choose(logits[:, 0])
+                logits[:, banned] = -np.inf
+                next_ids = choose(logits)
                 ids[~ended, place + 1] = next_ids[~ended]
                 ended |= np.isin(next_ids, stops) | (place + 2 >= most)
             if ended.all():
@@ -146,10 +148,11 @@ class PairModel:
             "top_k": np.array(0, np.int64),
             "source_lengths": read["source_lengths"],
         }
-        logits = np.empty((rows, 1, self.generation.vocabulary), np.float32)
+        logits = np.empty((rows, self.generation.vocabulary), np.float32)
         written = {name.replace("past_key_values", "present"): held[name] for name in held}
         seen = self._encoder.run(read)
-        binding = self._decoder.bind(inputs | held | seen, {"logits": logits} | written)
+        bound = logits if self._is_flat else logits[:, None]
+        binding = self._decoder.bind(inputs | held | seen, {"logits": bound} | written)
         return binding, inputs, logits
 
 

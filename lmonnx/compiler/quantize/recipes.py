@@ -10,7 +10,7 @@ import onnx
 
 from lmonnx.bundle.manifest import Precision
 from lmonnx.compiler.quantize.blocks import BLOCK_SIZES
-from lmonnx.compiler.quantize.decoder_graph import BY_ROWS, CALIBRATED, Form
+from lmonnx.compiler.quantize.forms import BY_ROWS, CALIBRATED, Form
 from lmonnx.compiler.quantize.layers import find_layers, is_lookup, node_name
 
 

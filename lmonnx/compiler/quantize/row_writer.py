@@ -89,16 +89,35 @@ class RowWriter(BlockWriter):
             floats = self.op("Mul", [floats, inverse], f"{name}/channels")
         self.op("Mul", [floats, scale], f"{name}/Mul", y)
 
-    def table_product(self, x: str, weight: str, name: str, y: str, fixed: Scale | None) -> None:
-        """Append y = x·Ŵᵀ of a stored table (V, E): (…, E) → (…, V)."""
+    def table_product(
+        self,
+        x: str,
+        weight: str,
+        name: str,
+        y: str,
+        fixed: Scale | None,
+        *,
+        bias: NDArray[np.int32] | None = None,
+        flat: bool = False,
+    ) -> None:
+        """Append y = x·Ŵᵀ (+ bias) of a stored table (V, E): (…, E) → (…, V), or flat (N, V).
+
+        With a scale known beforehand the bias (V,) can be inside, in steps of both scales, and
+        rows can stay flat, which saves a copy where y is an output of the graph.
+        """
         table = f"{weight}_table_int8"
         u, scale, zero = self.rows(x) if fixed is None else self.fixed(x, fixed)
         one_scale = scale if fixed is not None else self.scalar("one")
         width = self.store(f"{name}/width", np.array([-1, self.added[table].dims[1]], np.int64))
-        flat = self.op("Reshape", [u, width], f"{name}/rows")
+        rows = self.op("Reshape", [u, width], f"{name}/rows")
         scales = self.store(f"{weight}_scale", self.tables[weight])
         zeros = self.store(f"{weight}_zeros", np.zeros(len(self.tables[weight]), np.int8))
-        inputs = [flat, one_scale, zero, table, scales, zeros]
+        inputs = [rows, one_scale, zero, table, scales, zeros]
+        if bias is not None:
+            inputs.append(self.store(f"{name}/bias", bias))
+        if flat:
+            self.op("QGemm", inputs, name, y, transB=1)
+            return
         product = self.op("QGemm", inputs, name, transB=1)
         outer = self.op("Shape", [x], f"{name}/Shape", start=0, end=-1)
         shape = self.op("Concat", [outer, self.scalar("rest")], f"{name}/shape", axis=0)

@@ -68,7 +68,7 @@ def quantize_seq2seq(
         examples: Sources and right answers: the drop is then that of the task's figure.
         keep: Names of layers that stay in float32.
         force: Replace a bundle that is there.
-        progress: Told how far calibration and gate are.
+        progress: Told how far calibration, rounding and gate are.
 
     Raises:
         GateError: The drop is larger than `choice.limit`; nothing is written.
@@ -82,7 +82,7 @@ def quantize_seq2seq(
     request = _Request(bundle, sources, pair_plans(choice, sources["decoder"]), keep)
     with draft_at(target, source=bundle.path, force=force) as draft:
         with _timed(seconds, "rounding"):
-            manifest = _write(request, draft)
+            manifest = _write(request, draft, progress)
         with _timed(seconds, "gate"):
             metrics = gate.measure(Bundle.open(draft.path, verify=False), progress)
         metrics |= {
@@ -142,7 +142,7 @@ def _known_words(bundle: Bundle) -> int:
     return min(int(t.dims[0]) for t in graph.initializer if t.name in tables)
 
 
-def _write(request: _Request, draft: Draft) -> Manifest:
+def _write(request: _Request, draft: Draft, progress: Progress) -> Manifest:
     """Write both graphs; what they have in common is stored once."""
     copy_text(draft, request.bundle)
     shared = Shared()
@@ -151,7 +151,7 @@ def _write(request: _Request, draft: Draft) -> Manifest:
         file, source = SEQ2SEQ_FILES[plan.role], request.sources[plan.role]
         recipe = recipe_of(source, plan, request.keep)
         graphs[plan.role] = write_decoder(
-            source.path, draft.file(file), file, recipe, shared=shared
+            source.path, draft.file(file), file, recipe, shared=shared, progress=progress
         )
     bits = min(plan.body.bits for plan in request.plans)
     manifest = request.bundle.manifest

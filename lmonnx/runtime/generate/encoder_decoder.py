@@ -7,11 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lmonnx.bundle.bundle import Bundle
-from lmonnx.bundle.manifest import Generation, GraphSpec
-from lmonnx.errors import BundleError, UnsupportedError
 from lmonnx.runtime.binding import Binding, BoundSession
-from lmonnx.runtime.generate.decoder import open_graph
 from lmonnx.runtime.generate.kv_cache import KVCache
 from lmonnx.runtime.generate.selection import Ids
 from lmonnx.runtime.generate.shortlist import (
@@ -24,9 +20,8 @@ from lmonnx.runtime.generate.shortlist import (
 )
 from lmonnx.runtime.generate.source_keys import SourceKeys, Sources
 from lmonnx.runtime.numerics import Floats
-from lmonnx.runtime.session import CPU, MAX_TOKENS, Session, SessionConfig
+from lmonnx.runtime.session import MAX_TOKENS, Session
 
-ENCODER, DECODER = "encoder", "decoder"
 _ONE = np.ones((), np.int64)
 
 
@@ -59,6 +54,7 @@ class EncoderDecoder:
         sources: int,
         vocabulary: int,
         pad: int,
+        is_flat: bool = False,
         shortlist: Shortlist | None = None,
     ) -> None:
         """Decode with two sessions.
@@ -70,13 +66,14 @@ class EncoderDecoder:
             sources: At most so many at once.
             vocabulary: V.
             pad: The id that fills sources up.
+            is_flat: Whether the decoder gives logits (N, V), not (rows, R, V).
             shortlist: The bundle's, if it has one.
         """
         self._encoder, self._decoder = encoder, decoder
         self._pad = pad
         self._outputs = [f"cross_key_values.{name}" for name in cache.names]
         self.cache, self.sources = cache, SourceKeys(cache.spec, sources)
-        self.vocabulary = vocabulary
+        self.vocabulary, self._is_flat = vocabulary, is_flat
         # Every step's: fresh memory of that size would be zeroed by the system at each of them.
         self._logits = np.empty((cache.slots, vocabulary), np.float32)
         self._list = None if shortlist is None else BatchList(shortlist, sources)
@@ -117,7 +114,14 @@ class EncoderDecoder:
         if call is None or moved or not call.serves(sources, rows, top):
             listed = self._listed(sources)
             call = _Call(
-                self._decoder, self.cache, self._logits, sources, rows=rows, top=top, listed=listed
+                self._decoder,
+                self.cache,
+                self._logits,
+                sources,
+                rows=rows,
+                top=top,
+                listed=listed,
+                is_flat=self._is_flat,
             )
             self._call = call
         return call.run(tokens, lengths)
@@ -165,21 +169,26 @@ class _Call:
         rows: range,
         top: int,
         listed: tuple[Listed, Columns] | None,
+        is_flat: bool,
     ) -> None:
         self._sources, self._top, self._rows = sources, top, rows
         count = len(rows)
         self._ids = np.zeros((count, 1), np.int64)
         self._lengths = np.zeros(count, np.int32)
         self._longest = np.zeros((), np.int32)
-        logprobs, best = np.empty((count, 1, top), np.float32), np.empty((count, 1, top), np.int64)
+        logprobs, best = np.empty((count, top), np.float32), np.empty((count, top), np.int64)
         columns, inputs = ALL_COLUMNS, dict[str, Floats | Ids]()
         if listed is not None:
             (part, columns), width = listed, len(listed[0].ids)
             inputs = dict(zip(INPUTS, (part.ids, part.bias), strict=True))
             logits = logits.reshape(-1)[: count * width].reshape(count, width)
-        self._scores = Scores(logits[:count], logprobs[:, 0], best[:, 0], columns)
+        self._scores = Scores(logits[:count], logprobs, best, columns)
         own = cache.view(rows.start, count)
-        ranked: dict[str, Floats | Ids] = {"top_logprobs": logprobs, "top_ids": best}
+        given: dict[str, Floats | Ids] = {"logits": logits[:count]}
+        if top:
+            given |= {"top_logprobs": logprobs, "top_ids": best}
+        if not is_flat:
+            given = {name: array[:, None] for name, array in given.items()}
         self._binding: Binding = session.bind(
             {
                 "input_ids": self._ids,
@@ -192,11 +201,7 @@ class _Call:
                 **{f"past_key_values.{n}": a for n, a in own.items()},
                 **{f"cross_key_values.{n}": a for n, a in zip(own, sources.arrays, strict=True)},
             },
-            {
-                "logits": logits[:count, None],
-                **(ranked if top else {}),
-                **{f"present.{n}": a for n, a in own.items()},
-            },
+            given | {f"present.{n}": a for n, a in own.items()},
         )
 
     def serves(self, sources: Sources, rows: range, top: int) -> bool:
@@ -208,72 +213,6 @@ class _Call:
         self._longest[()] = lengths.max() + 1
         self._binding.run()
         return self._scores
-
-
-def open_pair(bundle: Bundle, config: SessionConfig) -> tuple[Session, BoundSession]:
-    """Load a bundle's encoder and decoder.
-
-    Raises:
-        BundleError: One is missing, or onnxruntime cannot load it.
-        UnsupportedError: Another provider than the CPU is asked for.
-    """
-    if config.providers != (CPU,):
-        raise UnsupportedError(
-            f"encoder-decoders run on {CPU} only, not on {config.providers[0]}; leave providers out"
-        )
-    graphs = bundle.manifest.graphs
-    return (
-        open_graph(bundle, graphs[ENCODER], config),
-        open_graph(bundle, graphs[DECODER], config),
-    )
-
-
-def check_pair(bundle: Bundle) -> Generation:
-    """Return what a bundle says of generation, once its graphs have the inputs that it implies.
-
-    Raises:
-        BundleError: It is no encoder-decoder, or its caches have other names or shapes.
-    """
-    generation, graphs = bundle.manifest.generation, bundle.manifest.graphs
-    if generation is None or generation.seq2seq is None or not {ENCODER, DECODER} <= graphs.keys():
-        raise BundleError(f"{bundle.path} is no encoder-decoder; export the checkpoint again")
-    cache = generation.cache
-    if min(cache.layers, cache.heads, cache.head_size, generation.context) < 1:
-        raise BundleError(f"{bundle.path}: its cache or context has no size; export it again")
-    names = [f"{i}.{part}" for i in range(cache.layers) for part in ("key", "value")]
-    cross, past, present = (
-        [f"{kind}.{name}" for name in names]
-        for kind in ("cross_key_values", "past_key_values", "present")
-    )
-    shortlist = generation.seq2seq.shortlist
-    listed = INPUTS if shortlist else ()
-    _check(bundle, ENCODER, ["input_ids", "source_lengths"], cross)
-    _check(
-        bundle,
-        DECODER,
-        [
-            "input_ids", "seqlens_k", "total_sequence_length", "logits_to_keep", "top_k",
-            "source_lengths", *listed, *cross, *past,
-        ],
-        ["logits", "top_logprobs", "top_ids", *present],
-    )  # fmt: skip
-    for tensor in (*graphs[ENCODER].outputs, *graphs[DECODER].inputs):
-        sized = tensor.name in cross or tensor.name in past
-        if sized and (
-            len(tensor.shape) != 4 or tensor.shape[1::2] != (cache.heads, cache.head_size)
-        ):
-            raise BundleError(f"{bundle.path}: {tensor.name} is not (rows, H, T, D)")
-    logits = next(tensor for tensor in graphs[DECODER].outputs if tensor.name == "logits")
-    if shortlist is None and logits.shape[-1] != generation.vocabulary:
-        raise BundleError(f"{bundle.path}: the decoder gives other logits than are said")
-    return generation
-
-
-def _check(bundle: Bundle, role: str, inputs: Sequence[str], outputs: Sequence[str]) -> None:
-    graph: GraphSpec = bundle.manifest.graphs[role]
-    given = ({tensor.name for tensor in graph.inputs}, {tensor.name for tensor in graph.outputs})
-    if given != (set(inputs), set(outputs)):
-        raise BundleError(f"{bundle.path}: graph {role} has not an {role}'s inputs and outputs")
 
 
 def _parts(sources: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:

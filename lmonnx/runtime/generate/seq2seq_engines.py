@@ -11,7 +11,8 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import InputError
 from lmonnx.runtime.binding import BoundSession
 from lmonnx.runtime.generate.capacity import SOURCES, Capacity, make_row_cache
-from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder, check_pair, open_pair
+from lmonnx.runtime.generate.encoder_decoder import EncoderDecoder
+from lmonnx.runtime.generate.pair_graphs import DECODER, check_pair, gives_flat, open_pair
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.seq2seq_engine import Seq2SeqEngine
 from lmonnx.runtime.generate.shortlist import open_shortlist
@@ -129,6 +130,7 @@ class Seq2SeqEngines:
             sources=self._capacity.slots or SOURCES,
             vocabulary=self.generation.vocabulary,
             pad=self._bundle.manifest.text.source.pad_id,
+            is_flat=gives_flat(self._bundle.manifest.graphs[DECODER]),
             shortlist=self._shortlist,
         )
         return Seq2SeqEngine(model, positions=self.source_positions)

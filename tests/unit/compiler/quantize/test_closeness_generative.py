@@ -197,7 +197,8 @@ class Rewriter:
         for pair in self.pairs:
             cross = opened["encoder"].run(self.model.encoder_inputs(pair))
             inputs = {**self.model.decoder_inputs(pair), **cross}
-            found.append(opened["decoder"].run(inputs)["logits"][0])
+            made = opened["decoder"].run(inputs)["logits"]
+            found.append(made.reshape(-1, made.shape[-1]))
         return np.concatenate(found)
 
 

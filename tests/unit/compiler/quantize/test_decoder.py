@@ -10,8 +10,9 @@ from lmonnx.compiler.checkpoint import open_checkpoint
 from lmonnx.compiler.export import export
 from lmonnx.compiler.graph import load_graph, read_weight
 from lmonnx.compiler.quantize import quantize
-from lmonnx.compiler.quantize.decoder_graph import Form, Recipe, write_decoder
+from lmonnx.compiler.quantize.decoder_graph import write_decoder
 from lmonnx.compiler.quantize.folding import Factors, find_folds
+from lmonnx.compiler.quantize.forms import Form, Recipe
 from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.compiler.quantize.moments import observe_moments
 from lmonnx.compiler.quantize.own_text import write_text

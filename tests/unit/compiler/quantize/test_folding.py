@@ -9,8 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from lmonnx.compiler.graph import MICROSOFT
-from lmonnx.compiler.quantize.decoder_graph import BY_ROWS, write_decoder
+from lmonnx.compiler.quantize.decoder_graph import write_decoder
 from lmonnx.compiler.quantize.folding import find_folds
+from lmonnx.compiler.quantize.forms import BY_ROWS
 from lmonnx.compiler.quantize.graph_source import GraphSource, recipe_of
 from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.compiler.quantize.moments import Moments

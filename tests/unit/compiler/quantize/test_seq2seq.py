@@ -152,11 +152,31 @@ def test_bits_ask_for_blocks_in_the_decoder(bundle, tmp_path, bits, least):
     assert places[0] == places[1]
 
 
-def test_t5_with_a_head_of_its_own(tmp_path):
+def own_head(arrays):
+    """Draw a head, and make queries small enough for no near-tie: T5 does not scale scores."""
+    table = arrays["shared.weight"]
+    drawn = np.random.default_rng(1).standard_normal(table.shape) / table.shape[1] ** 0.5
+    arrays["lm_head.weight"] = drawn.astype(np.float32)
+    for name, array in arrays.items():
+        if name.endswith(".q.weight"):
+            array *= 0.1
+
+
+def test_t5_with_a_tied_head(tmp_path):
     bundle = exported(tmp_path, "t5")
     made = made_of(bundle, tmp_path / "made")
-    assert "MatMul" not in operators(made)
+    assert "MatMul" not in operators(made) and operators(made)["QGemm"] == 1
     assert closeness(bundle, made) > 0.9
+    assert size(made) < 0.5 * size(bundle)
+
+
+def test_t5_with_a_head_of_its_own(tmp_path):
+    bundle = exported(tmp_path, "t5", tie_word_embeddings=False, edit=own_head)
+    made = made_of(bundle, tmp_path / "made")
+    assert "FusedMatMul" not in operators(bundle) and "QGemm" not in operators(made)
+    assert operators(made)["MatMulIntegerToFloat"] == operators(bundle)["MatMul"]
+    assert "MatMul" not in operators(made)
+    assert closeness(bundle, made) > 0.99
     assert size(made) < 0.5 * size(bundle)
 
 
@@ -174,6 +194,15 @@ def test_the_step_tells_what_was_measured(by_rows):
     figures = step.metrics["graphs"]["decoder"]
     assert step.metrics["drop"] == pytest.approx(figures["ratio"] - 1)
     assert 0 <= figures["agreement"] <= 1 and figures["kl"] >= 0
+
+
+def test_rounding_tells_how_far_it_is_in_both_graphs(bundle, tmp_path):
+    told = []
+    made_of(bundle, tmp_path / "made", progress=lambda *step: told.append(step))
+    rounded = [(done, total) for what, done, total in told if what == "rounding"]
+    totals = [total for done, total in rounded if not done]
+    assert len(totals) == 2
+    assert rounded == [(done, total) for total in totals for done in range(total + 1)]
 
 
 def test_over_the_limit_nothing_is_written(bundle, tmp_path):
@@ -230,3 +259,30 @@ def test_a_scale_reaches_over_all_of_a_range(least, most, zero):
     assert scale.zero == zero
     assert (0 - scale.zero) * scale.step <= max(min(least, 0), 0) + 1e-6
     assert (255 - scale.zero) * scale.step >= most - scale.step
+
+
+def test_the_bias_of_a_tied_head_is_inside_its_product(tmp_path):
+    def biased(arrays):
+        bias = arrays["final_logits_bias"]
+        bias[:] = np.random.default_rng(5).standard_normal(bias.shape).astype(np.float32)
+
+    bundle = exported(tmp_path, edit=biased)
+    made = made_of(bundle, tmp_path / "made")
+    assert closeness(bundle, made) > 0.99
+    graph = load_graph(made.file(made.manifest.graphs["decoder"].file)).graph
+    head = next(node for node in graph.node if node.op_type == "QGemm")
+    assert len(head.input) == 7 and list(head.output) == ["logits"]
+    logits, best, _ = made.manifest.graphs["decoder"].outputs[:3]
+    assert len(logits.shape) == len(best.shape) == 2  # no copy gives them another shape
+
+
+def test_a_bias_that_steps_cannot_tell_stays_outside(tmp_path):
+    def banned(arrays):
+        arrays["final_logits_bias"][..., 5] = -1e9
+
+    bundle = exported(tmp_path, edit=banned)
+    made = made_of(bundle, tmp_path / "made")
+    graph = load_graph(made.file(made.manifest.graphs["decoder"].file)).graph
+    assert "logits" in next(n for n in graph.node if n.name.endswith("lm_head/Add")).output
+    one, other = (logits(each, pairs_of(bundle)) for each in (bundle, made))
+    assert (one[:, 5] < -9e8).all() and (other[:, 5] < -9e8).all()

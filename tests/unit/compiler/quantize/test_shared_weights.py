@@ -8,8 +8,9 @@ import pytest
 from onnx import helper, numpy_helper
 
 from lmonnx.compiler.graph import MICROSOFT
-from lmonnx.compiler.quantize.decoder_graph import BY_ROWS, Form, write_decoder
+from lmonnx.compiler.quantize.decoder_graph import write_decoder
 from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
+from lmonnx.compiler.quantize.forms import BY_ROWS, Form
 from lmonnx.compiler.quantize.graph_source import recipe_of
 from lmonnx.compiler.quantize.recipes import Plan, forms
 from tests.hand_graphs import Graph, branch, constants, gated, head, look_up, node, norm, product
