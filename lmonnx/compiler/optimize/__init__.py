@@ -10,10 +10,13 @@ import onnx
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import draft_at
 from lmonnx.bundle.manifest import GraphSpec, Parity
-from lmonnx.compiler.graph import load_graph, save_graph
+from lmonnx.compiler.graph import count_operators, load_graph, save_graph
+from lmonnx.compiler.optimize.attention import count_attentions, loose_scales
 from lmonnx.compiler.optimize.decoder import check_decoder
 from lmonnx.compiler.optimize.fusions import check_fusions, fused_counts
 from lmonnx.compiler.optimize.keys import keep_keys_in_rows
+from lmonnx.compiler.optimize.scales import take_in_scales
+from lmonnx.compiler.optimize.sizes import fix_sizes
 from lmonnx.compiler.stage import CARD, MODEL_FILE, copy_text, finish, make_step
 from lmonnx.errors import StageError
 from lmonnx.measure.decisions import answer_all, decision_of
@@ -28,7 +31,9 @@ from lmonnx.runtime.tokenizer import Long
 def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
     """Fuse a bundle's graph and hold the result to the input's answers.
 
-    The manifest's step counts every fused operator and gives the load times of both bundles.
+    Sizes that a traced graph reads off its values, though its weights fix them, are made constants
+    first, so that scales computed of them are fused. The manifest's step counts every fused
+    operator and gives the load times of both bundles.
 
     Args:
         bundle: A bundle whose graph is as it was exported. A decoder's, and both of an
@@ -39,7 +44,7 @@ def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
 
     Raises:
         StageError: The graph is optimized already, or a fusion that its operators must give
-            did not happen.
+            did not happen; such a bundle can be run and quantized as it is.
         ParityError: The fused graph answers differently.
     """
     if bundle.manifest.generation is not None:
@@ -50,7 +55,6 @@ def optimize(bundle: Bundle, target: Path, *, force: bool = False) -> Bundle:
     with draft_at(target, source=bundle.path, force=force) as draft:
         copy_text(draft, bundle)
         spec = _fuse(bundle, graph, draft.file(MODEL_FILE))
-        check_fusions(graph.operators, spec.operators)
         manifest = bundle.manifest.replace_graph(spec)
         finish(draft, manifest)
         made = Bundle.open(draft.path, verify=False)
@@ -88,11 +92,20 @@ def _parity(bundle: Bundle, made: Bundle) -> Parity:
 
 def _fuse(bundle: Bundle, graph: GraphSpec, path: Path) -> GraphSpec:
     with tempfile.TemporaryDirectory(prefix=".fused-", dir=path.parent) as folder:
-        fused = Path(folder) / "fused.onnx"
-        save_optimized(bundle.file(graph.file), fused)
+        source, fused = bundle.file(graph.file), Path(folder) / "fused.onnx"
+        plain = load_graph(source)
+        attentions = count_attentions(plain)
+        if fix_sizes(plain):
+            fixed = Path(folder) / "fixed.onnx"
+            save_graph(plain, source.parent, fixed, fixed.name)
+            source = fixed
+        save_optimized(source, fused)
         model = load_graph(fused)
-        model.ir_version = load_graph(bundle.file(graph.file)).ir_version
+        model.ir_version = plain.ir_version
+        take_in_scales(model)
         keep_keys_in_rows(model)
+        before = {**graph.operators, "Softmax": attentions}
+        check_fusions(before, count_operators(model), loose_scales(model))
         _drop_unused_domains(model)
         return save_graph(model, fused.parent, path, MODEL_FILE, optimized=True)
 
