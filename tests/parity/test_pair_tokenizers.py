@@ -17,12 +17,11 @@ from lmonnx.compiler.export.languages import read_languages
 from lmonnx.compiler.export.text import export_text
 from lmonnx.runtime.generate.pair_tokenizer import SourceTokenizer, TargetTokenizer
 from tests import tiny
-from tests.conftest import MODELS
+from tests.conftest import MODELS, SHARED
 from tests.nasty_lines import nasty_lines
 
 pytestmark = [pytest.mark.parity, pytest.mark.shared]
 
-SHARED = Path(__file__).parents[3] / "shared"
 FLAN = MODELS / "flan-t5-small-titler"
 FAIRSEQ = {"unk_id": 0, "bos_id": 1, "eos_id": 2, "pad_id": -1}
 T5 = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1}
