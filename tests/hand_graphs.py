@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from lmonnx.compiler.graph import MICROSOFT
 from lmonnx.compiler.quantize.calibration import Seen
 from lmonnx.compiler.quantize.graph_source import GraphSource
-from lmonnx.compiler.quantize.layers import find_layers
+from lmonnx.compiler.quantize.layers import find_layers, load_direct
 from lmonnx.compiler.quantize.moments import Moments
 from tests.rounded import is_close
 
@@ -138,6 +138,7 @@ class Graph:
             folder / f"{name}.onnx" for name in ("float", "made", "rounded")
         )
         onnx.save(self.model, self.path)
+        self.model = load_direct(self.path)
         self.layers = find_layers(self.model)
         self.values = self._observe()
 

@@ -17,7 +17,13 @@ from onnx import helper, numpy_helper
 
 from lmonnx.compiler.quantize.blocks import quantize_blocks
 from lmonnx.compiler.quantize.forms import BY_ROWS, Form
-from lmonnx.compiler.quantize.layers import Layer, find_layers, is_lookup, node_name
+from lmonnx.compiler.quantize.layers import (
+    Layer,
+    find_layers,
+    is_lookup,
+    load_direct,
+    node_name,
+)
 from lmonnx.compiler.quantize.weights import EIGHT_BITS, SEVEN_BITS, quantize_columns
 
 _SCALARS = {"step": 1 / 127, "tiny": 1e-30}
@@ -71,7 +77,8 @@ def write_rounded(
         forms: By layer, or by the node that looks up a table; None rounds all by rows.
         whole: That a value by rows has one scale for all of them.
     """
-    model = onnx.load(source)
+    model = load_direct(source)
+    onnx.load_external_data_for_model(model, str(source.parent))
     _Rounded(model, forms, whole).rewrite()
     onnx.save(model, target)
 

@@ -11,13 +11,12 @@ from typing import Any
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import Manifest, Precision
-from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.quantize.calibration import Calibration, observe
 from lmonnx.compiler.quantize.choice import Asked
 from lmonnx.compiler.quantize.decoder import quantize_decoder
 from lmonnx.compiler.quantize.dynamic import Granularity, write_int8
 from lmonnx.compiler.quantize.gate import Drop, Gate, open_gate
-from lmonnx.compiler.quantize.layers import Layer, find_layers
+from lmonnx.compiler.quantize.layers import Layer, find_layers, load_direct
 from lmonnx.compiler.quantize.recipes import HEAD_BITS, Method
 from lmonnx.compiler.quantize.sensitivity import rank_layers
 from lmonnx.compiler.quantize.seq2seq import quantize_seq2seq
@@ -169,7 +168,7 @@ def _check_precision(bundle: Bundle) -> None:
 
 def _found(bundle: Bundle) -> tuple[Layer, ...]:
     graphs = bundle.manifest.graphs.values()
-    found = [layer for g in graphs for layer in find_layers(load_graph(bundle.file(g.file)))]
+    found = [layer for g in graphs for layer in find_layers(load_direct(bundle.file(g.file)))]
     if not found:
         raise StageError(f"{bundle.path} has no product with constant weights to quantize")
     return tuple(found)

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from lmonnx.bundle.bundle import Bundle
-from lmonnx.compiler.graph import load_graph, save_graph
+from lmonnx.compiler.graph import save_graph
+from lmonnx.compiler.quantize.layers import load_direct
 from lmonnx.progress import Progress, track
 from lmonnx.runtime.batch import Batch, batches
 from lmonnx.runtime.session import Session, SessionConfig
@@ -64,7 +65,7 @@ def observe(
     """
     graph = bundle.manifest.graphs["model"]
     source = bundle.file(graph.file)
-    model = load_graph(source)
+    model = load_direct(source)
     for name in values:
         model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
     with tempfile.TemporaryDirectory(prefix="lmonnx-calibration-") as folder:

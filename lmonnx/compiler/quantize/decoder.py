@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import GraphSpec, Manifest
-from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.quantize.choice import Choice
 from lmonnx.compiler.quantize.decoder_graph import Shared, write_decoder
 from lmonnx.compiler.quantize.graph_source import GraphSource, recipe_of, value_sizes
-from lmonnx.compiler.quantize.layers import Layer, find_layers
+from lmonnx.compiler.quantize.layers import Layer, find_layers, load_direct
 from lmonnx.compiler.quantize.moments import Moments, observe_moments
 from lmonnx.compiler.quantize.own_text import write_text
 from lmonnx.compiler.quantize.recipes import PRECISIONS, Plan, plans
@@ -79,7 +78,7 @@ def quantize_decoder(
 
 def _source(bundle: Bundle, *, calibrated: bool, progress: Progress) -> GraphSource:
     path = bundle.file(bundle.manifest.graphs["model"].file)
-    model = load_graph(path)
+    model = load_direct(path)
     layers = find_layers(model)
     if not layers:
         raise StageError(f"{bundle.path} has no product with constant weights to quantize")

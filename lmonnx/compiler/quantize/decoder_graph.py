@@ -12,11 +12,11 @@ from onnx import helper
 
 from lmonnx.bundle.manifest import GraphSpec
 from lmonnx.compiler.export.native.seq2seq.ranking import RANKED, flatten_logits
-from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec, load_graph
+from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec
 from lmonnx.compiler.quantize.blocks import Blocks, quantize_blocks
 from lmonnx.compiler.quantize.calibrated import inverse_factor, round_blocks, round_columns
 from lmonnx.compiler.quantize.forms import BY_ROWS, CALIBRATED, SEVEN_BIT_TABLE, Form, Recipe
-from lmonnx.compiler.quantize.layers import Layer, find_layers, is_lookup, node_name
+from lmonnx.compiler.quantize.layers import Layer, find_layers, is_lookup, load_direct, node_name
 from lmonnx.compiler.quantize.rounding import Scale
 from lmonnx.compiler.quantize.row_writer import RowWriter
 from lmonnx.compiler.quantize.weights import EIGHT_BITS, SEVEN_BITS, Columns, quantize_columns
@@ -61,7 +61,7 @@ def write_decoder(
             that multiplies a table comes before those that only look it up.
         progress: Told after every node.
     """
-    model = load_graph(source)
+    model = load_direct(source)
     common = shared or Shared()
     weights = WeightFile(target.with_name(f"{target.name}_data"), common.known)
     try:

@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from lmonnx.bundle.manifest import GraphSpec
-from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec, load_graph
+from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec
 from lmonnx.compiler.quantize.activations import LOWEST, NORMS, channel_factors, is_one_sided
 from lmonnx.compiler.quantize.calibration import Calibration
-from lmonnx.compiler.quantize.layers import is_lookup, node_name
+from lmonnx.compiler.quantize.layers import is_lookup, load_direct, node_name
 from lmonnx.compiler.quantize.rounding import Rounding
 from lmonnx.compiler.quantize.weights import Columns, quantize_columns, quantize_rows
 from lmonnx.compiler.quantize.writer import readers_of
@@ -56,7 +56,7 @@ def write_int8(
             rows the range is used better (see activations.py).
         switched: Hold the layers in both precisions, chosen by a bool input `switches`, (L,).
     """
-    model = load_graph(source)
+    model = load_direct(source)
     weights = WeightFile(target.with_name(f"{target.name}_data"), Known())
     try:
         rewriter = _Rewriter(

@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import onnx
 from onnx import helper
+
+from lmonnx.compiler.export.adopt_branch import rename_values
+from lmonnx.compiler.graph import load_graph
 
 TABLE_INPUT = "input_ids"
 FEW_COLUMNS = 64  # a product with fewer, at the end, is a head: cheap, and what its error costs
@@ -56,6 +60,29 @@ def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
             or (_is_by_rows(node) and shape[0] in vocabularies)
         )
     )
+
+
+def load_direct(path: Path) -> onnx.ModelProto:
+    """Load a graph, without its weights, whose nodes read constants by their own names.
+
+    In traced graphs layers that share a matrix read it through an Identity each, and only one of
+    them would be seen to multiply it.
+    """
+    model = load_graph(path)
+    graph = model.graph
+    own = {tensor.name: tensor.name for tensor in graph.initializer}
+    kept = {output.name for output in graph.output}
+    nodes = []
+    for node in graph.node:
+        if node.op_type == "Identity" and node.input[0] in own and node.output[0] not in kept:
+            own[node.output[0]] = own[node.input[0]]
+        else:
+            nodes.append(node)
+    if len(nodes) < len(graph.node):
+        rename_values(nodes, own)
+        del graph.node[:]
+        graph.node.extend(nodes)
+    return model
 
 
 def _layer(node: onnx.NodeProto) -> Layer:

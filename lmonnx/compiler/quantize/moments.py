@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
 from lmonnx.bundle.bundle import Bundle
-from lmonnx.compiler.graph import graph_spec, load_graph, save_graph
+from lmonnx.compiler.graph import graph_spec, save_graph
+from lmonnx.compiler.quantize.layers import load_direct
 from lmonnx.measure.perplexity import window_inputs
 from lmonnx.progress import Progress, track
 from lmonnx.runtime.session import Arrays, Session, SessionConfig
@@ -84,7 +85,7 @@ def observe_feeds(
     """
     with tempfile.TemporaryDirectory(prefix="lmonnx-calibration-") as folder:
         path = Path(folder) / "model.onnx"
-        model = load_graph(source)
+        model = load_direct(source)
         save_graph(model, source.parent, path, path.name)
         groups = list(_groups(sizes))
         for number, names in enumerate(groups, 1):

@@ -16,11 +16,10 @@ from numpy.typing import NDArray
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import Draft, draft_at
 from lmonnx.bundle.manifest import Manifest
-from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.quantize.choice import Choice
 from lmonnx.compiler.quantize.decoder_graph import Shared, write_decoder
 from lmonnx.compiler.quantize.graph_source import GraphSource, recipe_of, value_sizes
-from lmonnx.compiler.quantize.layers import find_layers, is_lookup
+from lmonnx.compiler.quantize.layers import find_layers, is_lookup, load_direct
 from lmonnx.compiler.quantize.moments import Feed, Moments, observe_feeds
 from lmonnx.compiler.quantize.own_text import draw
 from lmonnx.compiler.quantize.pair_gate import open_pair_gate
@@ -108,7 +107,7 @@ def _observed(bundle: Bundle, *, calibrated: bool, progress: Progress) -> dict[s
     found = {}
     for role in SEQ2SEQ_FILES:
         path = bundle.file(bundle.manifest.graphs[role].file)
-        model = load_graph(path)
+        model = load_direct(path)
         layers = find_layers(model)
         if not layers:
             raise StageError(f"the {role} of {bundle.path} has no product to quantize")
@@ -137,7 +136,7 @@ def _feeds(bundle: Bundle, progress: Progress) -> dict[str, list[Feed]]:
 
 def _known_words(bundle: Bundle) -> int:
     """Return how many ids the encoder looks up; the decoder may know others."""
-    graph = load_graph(bundle.file(bundle.manifest.graphs["encoder"].file)).graph
+    graph = load_direct(bundle.file(bundle.manifest.graphs["encoder"].file)).graph
     tables = {node.input[0] for node in graph.node if is_lookup(node)}
     return min(int(t.dims[0]) for t in graph.initializer if t.name in tables)
 

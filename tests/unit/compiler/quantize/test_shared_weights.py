@@ -29,6 +29,11 @@ GRAPHS = {
     "a matrix of a norm and a ReLU": [
         *START, product(output="y1"), node("Relu", "y1", "r"), product("r"),
     ],
+    "a matrix by two names": [
+        node("Identity", "square", "again"), node("Identity", "again", "more"), *START,
+        product(output="y1"), product("y1", "more", "y2"), node("Relu", "y2", "r"),
+        product("r", "again"),
+    ],
     "a matrix with a bias, twice": [
         *START, product(output="y0"), node("Add", "y0 bias", "y1"), norm("y1", "n2", "gain2"),
         product("n2", output="y2"), node("Add", "y2 bias", "y"),
