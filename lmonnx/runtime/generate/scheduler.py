@@ -74,7 +74,6 @@ class Scheduler:
             job = self.waiting[0]
             if self._should_wait(job):
                 break
-            self.waiting.popleft()
             job.slots = [self._slots.claim(_reusable(job))]
             job.slots += [self._slots.claim(()) for _ in range(job.width - 1)]
             one_left = len(job.slots[0].tokens) == len(job.prompt) - 1
@@ -82,6 +81,7 @@ class Scheduler:
                 ready.append(job)
             else:
                 self.reading.append(job)
+            self.waiting.popleft()
         return ready
 
     def piece(self) -> Piece | None:

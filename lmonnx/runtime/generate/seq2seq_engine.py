@@ -89,8 +89,6 @@ class Seq2SeqEngine(Turns[SourceJob]):
         few = len(line) * FREE_PART < most and len(line) < len(self._waiting)
         if not line or (live and few):
             return
-        for _ in line:
-            self._waiting.popleft()
         begun = make_lane(kind, self._model.vocabulary)
         sources = self._model.read(
             [job.source for job in line], stop_ids=kind.stop_ids, top=begun.top
@@ -101,6 +99,8 @@ class Seq2SeqEngine(Turns[SourceJob]):
             self._lane = begun
         else:
             lane.join(begun)
+        for _ in line:  # only now: what fails before must find them here
+            self._waiting.popleft()
         self._leave()  # whoever has ended with the first token
 
     def _begin(self, lane: Lane, sources: Sources, first: int) -> None:

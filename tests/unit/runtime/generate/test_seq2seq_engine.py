@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from contextlib import suppress
 from dataclasses import replace
 
 import pytest
@@ -185,6 +186,44 @@ def test_a_closed_model_answers_nobody_and_leaves_nobody_waiting(load):
             ask()
     with pytest.raises(InputError, match="closed"):
         stream(engines, [5], asked)
+
+
+@pytest.mark.parametrize("beams", [1, 2])
+@pytest.mark.parametrize(
+    ("part", "steps"), [("step", 0), ("step", 1), ("step", 3), ("read", 0), ("read", 1)]
+)
+def test_a_graph_that_fails_ends_every_request_with_the_error(
+    load, monkeypatch, beams, steps, part
+):
+    """Wherever it does: a job that nobody knows of any more would be waited for for ever."""
+    engines, asked = load(slots=4), params(8, num_beams=beams)
+    whole, real, left = engines._whole, {}, iter([True] * steps)
+    manner = Manner(asked, start_id=START, stop_ids=(), vocabulary=263)
+    jobs = [SourceJob(source, manner) for source in SOURCES[:6]]
+
+    def fail(*arguments, **options):
+        if next(left, False):
+            return real[part](*arguments, **options)
+        raise InputError("the graph fails")
+
+    real[part] = getattr(whole._model, part)
+    for job in jobs:
+        whole.submit(job)
+    with monkeypatch.context() as patch:
+        patch.setattr(whole._model, part, fail)
+        for job in jobs:
+            waiting = threading.Thread(target=_await, args=(whole, job), daemon=True)
+            waiting.start()
+            waiting.join(20)
+            assert not waiting.is_alive()
+    assert any(isinstance(job.error, InputError) for job in jobs)
+    assert all(job.has_ended for job in jobs)
+    assert is_empty(whole) and run(engines, SOURCES[:2], asked)
+
+
+def _await(engine, job):
+    with suppress(InputError):
+        engine.wait(job)
 
 
 def test_kinds_take_turns_in_the_order_in_which_they_came(load):
