@@ -193,9 +193,13 @@ class _Writer(RowWriter):
     ) -> tuple[NDArray[np.int32] | None, str]:
         """Return what alone is added to a product with a table, in steps, and the sum's name."""
         node, constant = self._alone(output, "Add", 1)
+        if node is None:
+            node, constant = self._alone(output, "Add", 2)  # (1, V), as traced heads have it
         if node is None or fixed is None or constant in self.recipe.factors.vectors:
             return None, output
-        added = np.asarray(self.read(self.tensors[constant]), np.float64)
+        added = np.asarray(self.read(self.tensors[constant]), np.float64).reshape(-1)
+        if len(added) != len(self.tables[weight]):
+            return None, output
         steps = np.rint(added / (fixed.step * self.tables[weight]))
         if not (np.abs(steps) < MOST_STEPS).all():
             return None, output

@@ -8,9 +8,11 @@ from typing import Any
 
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.bundle.draft import draft_at
+from lmonnx.compiler.graph import load_graph
 from lmonnx.compiler.shortlist.corpus import read_corpus
 from lmonnx.compiler.shortlist.direction import one_way
 from lmonnx.compiler.shortlist.gate import coverage, open_list_gate
+from lmonnx.compiler.shortlist.head import find_head
 from lmonnx.compiler.shortlist.learn import learn
 from lmonnx.compiler.shortlist.written import write_listed_pair
 from lmonnx.compiler.stage import finish, make_step
@@ -95,3 +97,4 @@ def _check(bundle: Bundle, top: int, per_token: int, max_drop: float) -> None:
             raise InputError(f"{name} is {value}, must be 0 or more")
     if not -1 <= max_drop <= 1:
         raise InputError(f"max_drop is {max_drop}, must be between -1 and 1")
+    find_head(load_graph(bundle.file(bundle.manifest.graphs["decoder"].file)).graph)

@@ -21,6 +21,7 @@ from lmonnx.runtime.generate.shortlist import INPUTS
 LIST, BIAS = INPUTS
 LENGTH = "shortlist_length"
 _RANKED = "top_ids"
+_WAY_OUT = "export the checkpoint, or its float32 graphs, with `lmonnx export`, and quantize that"
 
 
 def write_listed(
@@ -50,6 +51,25 @@ def write_listed(
     return graph_spec(model, file, optimized=True)
 
 
+def find_head(graph: onnx.GraphProto) -> tuple[onnx.NodeProto, set[str]]:
+    """Return the product of the head, and what is made of it on the way to the logits.
+
+    Raises:
+        StageError: It is none of those that lmonnx writes.
+    """
+    makers = {name: node for node in graph.node for name in node.output}
+    name, after = "logits", set[str]()
+    while (node := makers.get(name)) is not None and node.op_type in _FOLLOWING:
+        after.add(name)
+        name = next((i for i in node.input if i in makers), "")
+    if node is None or node.op_type not in _PRODUCTS:
+        found = node.op_type if node is not None else "nothing"
+        raise StageError(
+            f"the decoder's logits are made by {found}, of which no list can be taken; {_WAY_OUT}"
+        )
+    return node, after
+
+
 @dataclass(slots=True)
 class _Writer(GraphWriter):
     """Rewrites the product of the head and what follows it; all else stays."""
@@ -62,7 +82,7 @@ class _Writer(GraphWriter):
         graph = self.model.graph
         self.tensors = {tensor.name: tensor for tensor in graph.initializer}
         self.makers = {name: node for node in graph.node for name in node.output}
-        product, after = self._head()
+        product, after = find_head(graph)
         for node in list(graph.node):
             output = node.output[0]
             if output == product.output[0]:
@@ -77,17 +97,6 @@ class _Writer(GraphWriter):
                 self._add_bias()
         self.replace(self.tensors)
         self._declare()
-
-    def _head(self) -> tuple[onnx.NodeProto, set[str]]:
-        """Return the product of the head, and what is made of it on the way to the logits."""
-        name, after = "logits", set[str]()
-        while (node := self.makers.get(name)) is not None and node.op_type in _FOLLOWING:
-            after.add(name)
-            name = next((i for i in node.input if i in self.makers), "")
-        if node is None or node.op_type not in _PRODUCTS:
-            found = node.op_type if node is not None else "nothing"
-            raise StageError(f"the head of the decoder is {found}, of which no list can be taken")
-        return node, after
 
     def _follow(self, node: onnx.NodeProto, output: str) -> None:
         """Append a node behind the product, its constants of the vocabulary cut to the list."""
@@ -132,7 +141,8 @@ class _Writer(GraphWriter):
         """
         tensor = self.tensors.get(node.input[place])
         if tensor is None or len(tensor.dims) != rank:
-            raise StageError(f"the head {node.name or node.op_type} reads no table; export again")
+            name = node.name or node.op_type
+            raise StageError(f"the head {name} reads no table of constants; {_WAY_OUT}")
         return tensor
 
     def listed(self, name: str) -> str:
@@ -189,8 +199,9 @@ def _named(output: str) -> str:
 def _fused(w: _Writer, node: onnx.NodeProto, y: str) -> None:
     """x·Wᵀ of a table (V, E) of floats."""
     stated = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if {"alpha": 1.0, "transA": 0, **stated} != {"alpha": 1.0, "transA": 0, "transB": 1}:
-        raise StageError(f"the head {node.name} is scaled or turned; export the checkpoint again")
+    plain = {"alpha": 1.0, "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0}
+    if {**plain, **stated} != {**plain, "transB": 1}:
+        raise StageError(f"the head {node.name} is scaled or turned; {_WAY_OUT}")
     table = w.constant(node, 1, 2).name
     w.float_product(node.input[0], w.listed(table), y)
 
@@ -208,8 +219,10 @@ def _gemm(w: _Writer, node: onnx.NodeProto, y: str) -> None:
     made = onnx.NodeProto()
     made.CopyFrom(node)
     made.output[0] = y
-    for place, rank in ((3, 2), (4, 1), (5, 1)):  # integers, scales, zero points
-        made.input[place] = w.listed(w.constant(node, place, rank).name)
+    # Integers, scales, zero points, and a bias in steps if there is one.
+    for place, rank in ((3, 2), (4, 1), (5, 1), (6, 1)):
+        if place < len(node.input) and node.input[place]:
+            made.input[place] = w.listed(w.constant(node, place, rank).name)
     w.nodes.append(made)
 
 
@@ -217,7 +230,7 @@ def _to_float(w: _Writer, node: onnx.NodeProto, y: str) -> None:
     """MatMulIntegerToFloat of uint8 rows with a matrix (E, V) of int8, with or without a bias."""
     x, _, scale, _, zero, zeros, bias = [*node.input, "", "", ""][:7]
     if zeros:
-        raise StageError(f"the head {node.name} has zero points for its weights; quantize again")
+        raise StageError(f"the head {node.name} has zero points for its weights; {_WAY_OUT}")
     matrix = w.constant(node, 1, 2)
     size = matrix.dims[0]
     table, scales = w.listed(w.rows_of(matrix)), w.listed(w.constant(node, 3, 1).name)

@@ -37,6 +37,7 @@ HEADS = {
     "tied": (write_marian, None, 1e-5),
     "T5, int8": (write_t5, {}, 1e-5),
     "tied, int8": (write_marian, {}, 1e-5),
+    "tied, int8 by known scales": (write_marian, {"calibrate": True}, 1e-5),
     "tied, 4 bits": (write_marian, {"bits": 4, "head_bits": 4}, 0.1),
     "tied, head of 8 bits": (write_marian, {"bits": 4, "head_bits": 8}, 0.1),
     "untied": (None, None, 1e-5),
@@ -63,7 +64,7 @@ def test_the_logits_of_a_list_are_those_of_the_vocabulary(tiny, tmp_path, writer
         before = export(open_checkpoint(str(source)), tmp_path / "float", verify=False)
     if how is not None:
         options = {"text": "the quick fox\nthe dog", "max_drop": 1, "calibrate": False}
-        before = quantize(before, tmp_path / "integers", **options, **how)
+        before = quantize(before, tmp_path / "integers", **(options | how))
     vocabulary = before.manifest.generation.vocabulary
     start = before.manifest.generation.seq2seq.start_id
     some = sorted({2, 3, *range(5, vocabulary, 7)})
