@@ -6,7 +6,6 @@ Random checkpoints, exported and loaded; transformers decodes one text at a time
 from __future__ import annotations
 
 import json
-import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import chain
@@ -24,7 +23,7 @@ from tests import tiny_pairs
 from tests.tiny_pairs import FAMILIES, MANY, MOST, Case, make
 from tests.tiny_text import write_json
 
-pytestmark = [pytest.mark.parity, pytest.mark.shared]
+pytestmark = [pytest.mark.parity, pytest.mark.shared, pytest.mark.usefixtures("quiet")]
 
 CLOSE = 1e-5  # of scores
 TEXTS = (
@@ -32,16 +31,6 @@ TEXTS = (
     "Ein Mann schläft in einem grünen Raum auf einem Sofa, „müde“ – 12:30 Uhr.",
     "film",
 )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet():
-    import torch
-
-    torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @pytest.fixture(scope="module", params=FAMILIES)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import warnings
 
 import numpy as np
 import onnx
@@ -25,21 +24,11 @@ from tests.parity import test_seq2seq_families as families
 from tests.parity.test_rewriting_parity import TEXTS, check, stops
 from tests.tiny_pairs import MOST, TRACED, Case, family_of
 
-pytestmark = [pytest.mark.parity, pytest.mark.shared]
+pytestmark = [pytest.mark.parity, pytest.mark.shared, pytest.mark.usefixtures("quiet")]
 
 TOLERANCE = 2e-5  # of the range; float32 sums in another order
 NAMES = ("bart", "mbart-50", "pegasus", "m2m100", "t5", "mt5", "marian", *TRACED)
 WITH_PAST = "text2text-generation-with-past"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet():
-    import torch
-
-    torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @pytest.fixture(scope="module")

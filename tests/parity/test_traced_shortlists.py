@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 
 import pytest
@@ -20,7 +19,7 @@ from tests.parity.test_rewriting_parity import TEXTS, check, stops
 from tests.tiny_pairs import MOST, Case, family_of
 from tests.unit.compiler.shortlist.listed import made_up, write
 
-pytestmark = [pytest.mark.parity, pytest.mark.shared]
+pytestmark = [pytest.mark.parity, pytest.mark.shared, pytest.mark.usefixtures("quiet")]
 
 # Heads: tied with a bias, tied, tied and scaled down, untied; and an architecture that is only
 # traced.
@@ -44,16 +43,6 @@ class Listed:
     def languages(self) -> dict[str, str]:
         """Return what a call and the stage are told; T5 is not asked to translate here."""
         return {} if self.case.name == "t5" else dict(family_of(self.case.name).asked)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def quiet():
-    import torch
-
-    torch.set_num_threads(1)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
 
 
 @pytest.fixture(scope="module", params=NAMES)
