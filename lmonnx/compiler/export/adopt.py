@@ -14,7 +14,7 @@ from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.folder import is_plain_name
 from lmonnx.bundle.manifest import GraphSpec, Precision, Task
 from lmonnx.compiler.checkpoint import Checkpoint
-from lmonnx.compiler.export.adopt_branch import subgraphs
+from lmonnx.compiler.edits import subgraphs
 from lmonnx.compiler.graph import load_graph, save_graph
 from lmonnx.compiler.stage import MODEL_FILE
 from lmonnx.errors import StageError, UnsupportedError

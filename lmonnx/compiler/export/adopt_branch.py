@@ -1,11 +1,10 @@
-"""Edits of a decoder's graph as it is found: the branch that reads a past, names, dead nodes."""
+"""A merged decoder's graph as it is found → the branch that reads a past, or that without."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-
 import onnx
 
+from lmonnx.compiler.edits import rename_values, replace_all
 from lmonnx.errors import UnsupportedError
 
 BRANCH_INPUT = "use_cache_branch"
@@ -39,65 +38,5 @@ def take_branch(model: onnx.ModelProto, where: str, *, cached: bool = True) -> N
         if outer not in made:
             nodes.append(onnx.helper.make_node("Identity", [inner], [outer], name=f"/{outer}"))
     graph.initializer.extend(branch.initializer)
-    _replace(graph.node, nodes)
-    _replace(graph.input, [value for value in graph.input if value.name != BRANCH_INPUT])
-
-
-def rename_values(nodes: Iterable[onnx.NodeProto], names: Mapping[str, str]) -> None:
-    """Call values otherwise wherever nodes, or the graphs inside them, make or read them."""
-    for node in nodes:
-        for values in (node.input, node.output):
-            for index, name in enumerate(values):
-                values[index] = names.get(name, name)
-        for graph in subgraphs([node]):
-            rename_values(graph.node, names)
-            for value in graph.output:
-                value.name = names.get(value.name, value.name)
-
-
-def drop_dead(graph: onnx.GraphProto) -> None:
-    """Drop the nodes and constants that no output depends on."""
-    wanted = {value.name for value in graph.output}
-    kept = []
-    for node in reversed(graph.node):
-        if wanted.intersection(node.output):
-            wanted.update(read_values(node))
-            kept.append(node)
-    _replace(graph.node, kept[::-1])
-    _replace(graph.initializer, [t for t in graph.initializer if t.name in wanted])
-
-
-def read_values(node: onnx.NodeProto) -> Iterator[str]:
-    """Yield the names of what a node reads, also from within the graphs inside it."""
-    yield from node.input
-    for graph in subgraphs([node]):
-        yield from (value.name for value in graph.output)
-        for inner in graph.node:
-            yield from read_values(inner)
-
-
-def constant_values(graph: onnx.GraphProto) -> set[str]:
-    """Return the names of what depends on constants alone."""
-    known = {tensor.name for tensor in graph.initializer} | {""}
-    for node in graph.node:
-        if known.issuperset(read_values(node)):
-            known.update(node.output)
-    return known
-
-
-def subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    """Yield the graphs that are attributes of nodes."""
-    for attribute in (each for node in nodes for each in node.attribute):
-        if attribute.type == onnx.AttributeProto.GRAPH:
-            yield attribute.g
-        yield from attribute.graphs
-
-
-def _replace(field: object, items: Iterable[object]) -> None:
-    """Put other items into a repeated field of a protobuf."""
-    copies = list(items)
-    kept = [type(item)() for item in copies]
-    for copy, item in zip(kept, copies, strict=True):
-        copy.CopyFrom(item)  # type: ignore[attr-defined]
-    del field[:]  # type: ignore[attr-defined]
-    field.extend(kept)  # type: ignore[attr-defined]
+    replace_all(graph.node, nodes)
+    replace_all(graph.input, [value for value in graph.input if value.name != BRANCH_INPUT])

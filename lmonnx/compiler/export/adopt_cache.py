@@ -23,12 +23,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from lmonnx.bundle.manifest import CacheSpec
-from lmonnx.compiler.export.adopt_branch import (
-    constant_values,
-    drop_dead,
-    read_values,
-    rename_values,
-)
+from lmonnx.compiler.edits import constant_values, drop_dead, read_values, rename_values
 from lmonnx.errors import UnsupportedError
 
 _END = np.iinfo(np.int64).max

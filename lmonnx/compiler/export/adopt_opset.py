@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from lmonnx.compiler.export.adopt_branch import subgraphs
+from lmonnx.compiler.edits import subgraphs
 from lmonnx.compiler.graph import OPSET
 from lmonnx.errors import UnsupportedError
 

@@ -20,8 +20,8 @@ from lmonnx.bundle.draft import Draft
 from lmonnx.bundle.manifest import CacheSpec, GraphSpec, Precision
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.checkpoint.weights import Weights
+from lmonnx.compiler.edits import drop_dead
 from lmonnx.compiler.export import adopt
-from lmonnx.compiler.export.adopt_branch import drop_dead
 from lmonnx.compiler.export.adopt_cache import Around, cut_logits, missing_values
 from lmonnx.compiler.export.adopt_pair_check import Original, check_pair
 from lmonnx.compiler.export.adopt_pair_decoder import KINDS, Traced, rewrite_decoder

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper
 
 from lmonnx.bundle.manifest import CacheSpec
-from lmonnx.compiler.export.adopt_branch import read_values, rename_values
+from lmonnx.compiler.edits import read_values, rename_values
 from lmonnx.compiler.export.adopt_cache import Around
 from lmonnx.compiler.export.adopt_probe import cut_out
 from lmonnx.errors import UnsupportedError

@@ -11,7 +11,7 @@ import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from lmonnx.compiler.export.adopt_branch import read_values
+from lmonnx.compiler.edits import read_values
 from lmonnx.compiler.graph import graph_spec, save_graph
 from lmonnx.errors import BundleError, UnsupportedError
 from lmonnx.runtime.session import Arrays, Session, SessionConfig

@@ -15,7 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
-from lmonnx.compiler.export.adopt_branch import drop_dead, rename_values
+from lmonnx.compiler.edits import drop_dead, rename_values
 from lmonnx.compiler.graph import INLINE_BYTES, MICROSOFT, read_weight
 
 

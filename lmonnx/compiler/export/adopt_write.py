@@ -9,7 +9,7 @@ from pathlib import Path
 
 import onnx
 
-from lmonnx.compiler.export.adopt_branch import drop_dead
+from lmonnx.compiler.edits import drop_dead
 from lmonnx.compiler.export.adopt_products import split_products
 from lmonnx.compiler.graph import load_graph, save_graph
 from lmonnx.runtime.session import save_optimized

@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from lmonnx.bundle.manifest import GraphSpec
-from lmonnx.compiler.export.native.seq2seq.ranking import RANKED, flatten_logits
 from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec
 from lmonnx.compiler.quantize.blocks import Blocks, quantize_blocks
 from lmonnx.compiler.quantize.calibrated import inverse_factor, round_blocks, round_columns
@@ -21,6 +20,7 @@ from lmonnx.compiler.quantize.rounding import Scale
 from lmonnx.compiler.quantize.row_writer import RowWriter
 from lmonnx.compiler.quantize.weights import EIGHT_BITS, SEVEN_BITS, Columns, quantize_columns
 from lmonnx.compiler.quantize.writer import readers_of
+from lmonnx.compiler.ranking import RANKED, flatten_logits
 from lmonnx.progress import Progress, silent, track
 
 Floats = NDArray[np.float32]

@@ -10,7 +10,7 @@ from typing import Any
 import onnx
 from onnx import helper
 
-from lmonnx.compiler.export.adopt_branch import rename_values
+from lmonnx.compiler.edits import rename_values
 from lmonnx.compiler.graph import load_graph
 
 TABLE_INPUT = "input_ids"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import onnx
 from onnx import TensorProto
 
-from lmonnx.compiler.export.native.seq2seq.ranking import rank_constant, rank_node
+from lmonnx.compiler.ranking import rank_constant, rank_node
 from lmonnx.errors import StageError
 from lmonnx.runtime.generate.shortlist import INPUTS
 

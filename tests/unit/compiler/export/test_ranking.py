@@ -9,8 +9,9 @@ from onnx import TensorProto, helper
 from lmonnx.compiler.checkpoint.weights import Weights
 from lmonnx.compiler.export.native.params import Params
 from lmonnx.compiler.export.native.scope import Scope
-from lmonnx.compiler.export.native.seq2seq.ranking import chunk_length, flatten_logits, rank
+from lmonnx.compiler.export.native.seq2seq.ranking import rank
 from lmonnx.compiler.graph import GraphBuilder, WeightFile
+from lmonnx.compiler.ranking import chunk_length, flatten_logits
 
 RANKING = ("top_logprobs", "top_ids")
 PRIME, MANY, OPUS = 4099, 6001, 58101
