@@ -123,6 +123,7 @@ class TokenizerSpec:
     padding_side: Side = Side.RIGHT
     truncation_side: Side = Side.RIGHT
     pad_type_id: int = 0
+    one_type: bool | None = None  # every token has type 0, whatever the tokenizer's template says
     id_map: str | None = None  # file of how ids come from the tokenizer (decision 14)
     mask_token: str | None = None
     unk_token: str | None = None

@@ -82,5 +82,6 @@ def _pad(
         at = slice(length - size, length) if spec.padding_side is Side.LEFT else slice(0, size)
         arrays["input_ids"][row, at] = encoding.ids
         arrays["attention_mask"][row, at] = 1
-        arrays["token_type_ids"][row, at] = encoding.type_ids
+        if not spec.one_type:
+            arrays["token_type_ids"][row, at] = encoding.type_ids
     return {name: array for name, array in arrays.items() if name in names}

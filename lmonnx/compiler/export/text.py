@@ -57,14 +57,15 @@ def export_text(
     for name in COMPANIONS:
         if (checkpoint.path / name).is_file():
             shutil.copyfile(checkpoint.path / name, draft.file(name))
-    pad_type = settings.get("pad_token_type_id", 0)
+    pad_type, one_type = settings.get("pad_token_type_id", 0), not _gives_types(settings)
     text = TextSpec(
         source=TokenizerSpec(
             file=TOKENIZER,
             pad_id=_pad_id(tokenizer, checkpoint, settings),
             padding_side=_side(settings, "padding_side"),
             truncation_side=_side(settings, "truncation_side"),
-            pad_type_id=pad_type if type(pad_type) is int else 0,
+            pad_type_id=pad_type if type(pad_type) is int and not one_type else 0,
+            one_type=one_type or None,
             mask_token=_special(checkpoint, settings, tokenizer, "mask_token"),
             unk_token=_special(checkpoint, settings, tokenizer, "unk_token"),
             clean_up_spaces=settings.get("clean_up_tokenization_spaces") is True or None,
@@ -90,6 +91,16 @@ def _with_rules(draft: Draft, text: TextSpec, pair: Pair) -> TextSpec:
     draft.file(TARGET).write_text(pair.target.tokenizer.to_str(), encoding="utf-8")
     draft.file(TARGET_RULES).write_text(pair.target.rules.to_json(), encoding="utf-8")
     return replace(text, source=source, target=replace(source, file=TARGET, id_map=TARGET_RULES))
+
+
+def _gives_types(settings: Mapping[str, Any]) -> bool:
+    """Say whether the model hears of types; where it does not, it takes 0 for all of them.
+
+    Source:
+        transformers, `PreTrainedTokenizerBase.model_input_names`, which decides what is returned.
+    """
+    names = settings.get("model_input_names")
+    return not isinstance(names, list) or "token_type_ids" in names
 
 
 def _framed(tokenizer: Tokenizer, frame: Frame | None) -> Tokenizer:

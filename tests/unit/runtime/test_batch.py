@@ -24,6 +24,11 @@ def test_short_rows_are_filled_on_the_right_and_masked():
     assert batch.inputs["token_type_ids"].tolist() == [[1, 7, 7], [1, 1, 1]]
 
 
+def test_of_one_type_none_is_told():
+    (batch,) = batches(encodings(3, 1), TokenizerSpec("t", pad_id=9, one_type=True), ALL)
+    assert not batch.inputs["token_type_ids"].any()
+
+
 def test_a_left_side_is_filled_on_the_left():
     (batch,) = batches(encodings(3, 1), LEFT, ALL)
     assert batch.inputs["input_ids"].tolist() == [[9, 9, 2], [1, 1, 1]]

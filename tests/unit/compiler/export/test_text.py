@@ -34,6 +34,20 @@ def refused(source: Path, folder: Path, error: type[LmonnxError], said: str) -> 
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("stated", "one_type"),
+    [
+        ({}, None),
+        ({"model_input_names": ["input_ids", "token_type_ids"]}, None),
+        ({"model_input_names": ["input_ids", "attention_mask"], "pad_token_type_id": 3}, True),
+    ],
+)
+def test_types_are_told_where_the_tokenizer_names_them(tmp_path, stated, one_type):
+    source = tiny.write_bert(tmp_path / "source", settings=stated)
+    spec, _ = text_of(source, tmp_path / "out")
+    assert spec.source.one_type is one_type and spec.source.pad_type_id == 0
+
+
 @pytest.mark.parametrize("tokenizer", ["vocab", "json"])
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_a_vocabulary_alone_gives_the_ids_of_transformers(tmp_path, case, tokenizer):
