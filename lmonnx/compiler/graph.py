@@ -220,13 +220,17 @@ def count_operators(model: onnx.ModelProto) -> dict[str, int]:
     return dict(sorted(counts.items(), key=lambda item: (-item[1], item[0])))
 
 
+def opset_of(model: onnx.ModelProto) -> int:
+    """Return the version of ONNX's own operators that a graph is written for."""
+    return int(next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}))
+
+
 def graph_spec(model: onnx.ModelProto, file: str, *, optimized: bool = False) -> GraphSpec:
     """Describe a graph for the manifest."""
     initializers = {tensor.name for tensor in model.graph.initializer}
-    opset = next(entry.version for entry in model.opset_import if entry.domain in {"", "ai.onnx"})
     return GraphSpec(
         file=file,
-        opset=opset,
+        opset=opset_of(model),
         inputs=tuple(_spec(v) for v in model.graph.input if v.name not in initializers),
         outputs=tuple(_spec(v) for v in model.graph.output),
         operators=count_operators(model),

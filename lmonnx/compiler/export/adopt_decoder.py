@@ -22,7 +22,7 @@ from lmonnx.compiler.export.adopt_cache import share_cache
 from lmonnx.compiler.export.adopt_check import check_steps
 from lmonnx.compiler.export.adopt_tables import store_once
 from lmonnx.compiler.export.adopt_write import fused
-from lmonnx.compiler.graph import load_graph, save_graph
+from lmonnx.compiler.graph import load_graph, opset_of, save_graph
 from lmonnx.compiler.stage import MODEL_FILE
 from lmonnx.errors import UnsupportedError
 
@@ -95,7 +95,7 @@ def _read_cache(model: onnx.ModelProto, where: str) -> CacheSpec:
     Raises:
         UnsupportedError: They are others.
     """
-    opset = next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"})
+    opset = opset_of(model)
     if opset < _OLDEST_OPSET:
         raise UnsupportedError(f"{where} is of opset {opset}, before {_OLDEST_OPSET}; {_WAY_OUT}")
     model.ir_version = max(model.ir_version, _OLDEST_IR)

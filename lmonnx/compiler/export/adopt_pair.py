@@ -35,7 +35,7 @@ from lmonnx.compiler.export.adopt_write import fused
 from lmonnx.compiler.export.native.params import Params
 from lmonnx.compiler.export.native.scope import Scope
 from lmonnx.compiler.export.native.seq2seq.ranking import rank
-from lmonnx.compiler.graph import GraphBuilder, Known, WeightFile, load_graph, save_graph
+from lmonnx.compiler.graph import GraphBuilder, Known, WeightFile, load_graph, opset_of, save_graph
 from lmonnx.compiler.stage import SEQ2SEQ_FILES
 from lmonnx.errors import BundleError, UnsupportedError
 
@@ -269,8 +269,7 @@ def _rank(model: onnx.ModelProto, folder: Path, vocabulary: int) -> None:
     """Append the ranking of tokens; it is not fused, since it may not be run."""
     weights = WeightFile(folder / "ranking")
     g = GraphBuilder(weights)
-    opset = next(each for each in model.opset_import if each.domain in {"", "ai.onnx"})
-    rank(Scope(g, Params(Weights({}), "")), vocabulary, opset=opset.version)
+    rank(Scope(g, Params(Weights({}), "")), vocabulary, opset=opset_of(model))
     weights.close()
     model.graph.node.extend(g.nodes)
     model.graph.initializer.extend(g.initializers.values())

@@ -18,7 +18,7 @@ from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export import adopt
 from lmonnx.compiler.export.adopt_branch import take_branch
 from lmonnx.compiler.export.adopt_opset import raise_opset
-from lmonnx.compiler.graph import IR_VERSION
+from lmonnx.compiler.graph import IR_VERSION, opset_of
 from lmonnx.errors import UnsupportedError
 
 _STEMS = (
@@ -99,7 +99,7 @@ def read_graphs(checkpoint: Checkpoint, files: PairFiles) -> PairGraphs:
     if files.first == files.later:
         take_branch(first, files.first.name, cached=False)
         take_branch(later, files.later.name)
-    opsets = {_opset(model) for model in (encoder, first, later)}
+    opsets = {opset_of(model) for model in (encoder, first, later)}
     if len(opsets) > 1:
         raise UnsupportedError(
             f"the graphs beside {files.encoder.name} are of the opsets "
@@ -115,7 +115,3 @@ def _read(checkpoint: Checkpoint, path: Path) -> onnx.ModelProto:
     raise_opset(model, path.name)
     model.ir_version = max(model.ir_version, IR_VERSION)
     return model
-
-
-def _opset(model: onnx.ModelProto) -> int:
-    return int(next(o.version for o in model.opset_import if o.domain in {"", "ai.onnx"}))

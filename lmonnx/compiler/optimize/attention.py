@@ -7,6 +7,8 @@ from collections.abc import Iterable
 import onnx
 from onnx import TensorProto
 
+from lmonnx.compiler.edits import constant_values
+
 _PRODUCTS = frozenset({"MatMul", "FusedMatMul"})
 _MOVES = frozenset({"Reshape", "Transpose", "Squeeze", "Unsqueeze", "Identity", "Add"})
 # What a scale is computed by, of constants and of the sizes that Shape gives.
@@ -20,7 +22,7 @@ def count_attentions(model: onnx.ModelProto) -> int:
     """Count every Softmax but those over a product with weights, as ConvBERT's of its kernels."""
     graph = model.graph
     makers = {name: node for node in graph.node for name in node.output}
-    fixed = _computed_of({t.name for t in graph.initializer}, graph.node, None)
+    fixed = constant_values(graph)
     found = 0
     for node in graph.node:
         if node.op_type != "Softmax":
@@ -46,7 +48,7 @@ def loose_scales(model: onnx.ModelProto) -> list[str]:
     single = {
         t.name for t in graph.initializer if t.data_type in picks or all(d == 1 for d in t.dims)
     }
-    numbers = _computed_of(single, graph.node, _ARITHMETIC)
+    numbers = _numbers(single, graph.node)
     products = {
         node.output[0]: node
         for node in graph.node
@@ -70,18 +72,12 @@ def _unturned(value: str, makers: dict[str, onnx.NodeProto]) -> str:
     return maker.input[0] if maker is not None and maker.op_type == "Transpose" else value
 
 
-def _computed_of(
-    names: set[str], nodes: Iterable[onnx.NodeProto], operators: frozenset[str] | None
-) -> set[str]:
-    """Return names, and what is computed of nothing else, by some operators or by any.
-
-    A Shape is of nothing but sizes, where it is among the operators.
-    """
+def _numbers(names: set[str], nodes: Iterable[onnx.NodeProto]) -> set[str]:
+    """Return names, and what arithmetic makes of nothing else; a Shape is of sizes alone."""
     found = set(names)
     for node in nodes:
-        if operators is not None and node.op_type not in operators:
-            continue
-        of_sizes = operators is not None and node.op_type == "Shape"
-        if of_sizes or found.issuperset(filter(None, node.input)):
+        if node.op_type in _ARITHMETIC and (
+            node.op_type == "Shape" or found.issuperset(filter(None, node.input))
+        ):
             found.update(node.output)
     return found

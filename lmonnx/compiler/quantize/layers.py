@@ -48,7 +48,7 @@ def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
     shapes = {t.name: tuple(t.dims) for t in model.graph.initializer if t.data_type == 1}
     tables = {n.input[0] for n in model.graph.node if is_lookup(n)}
     vocabularies = {shapes[name][0] for name in tables if name in shapes}
-    by_rows = tables | {n.input[1] for n in model.graph.node if _is_by_rows(n)}
+    by_rows = tables | {n.input[1] for n in model.graph.node if is_by_rows(n)}
     heads = _heads(model, shapes)
     return tuple(
         _layer(node)
@@ -57,7 +57,7 @@ def find_layers(model: onnx.ModelProto) -> tuple[Layer, ...]:
         and len(shape := shapes.get(node.input[1], ())) == 2
         and (
             (_is_by_columns(node, by_rows) and node.output[0] not in heads)
-            or (_is_by_rows(node) and shape[0] in vocabularies)
+            or (is_by_rows(node) and shape[0] in vocabularies)
         )
     )
 
@@ -101,7 +101,7 @@ def _is_by_columns(node: onnx.NodeProto, by_rows: Collection[str]) -> bool:
     return bool(node.op_type == "MatMul" and node.input[1] not in by_rows)
 
 
-def _is_by_rows(node: onnx.NodeProto) -> bool:
+def is_by_rows(node: onnx.NodeProto) -> bool:
     """Say whether a node is x·Wᵀ (+ b), without other factors."""
     stated = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     plain = _PLAIN.get(node.op_type)

@@ -13,14 +13,15 @@ from onnx import TensorProto, helper
 
 from lmonnx.bundle.manifest import GraphSpec
 from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec, load_graph, read_weight
+from lmonnx.compiler.quantize.layers import is_by_rows
 from lmonnx.compiler.quantize.writer import GraphWriter
+from lmonnx.compiler.ranking import RANKED
 from lmonnx.compiler.shortlist.listed_ranking import rank_listed
 from lmonnx.errors import StageError
 from lmonnx.runtime.generate.shortlist import INPUTS
 
 LIST, BIAS = INPUTS
 LENGTH = "shortlist_length"
-_RANKED = "top_ids"
 _WAY_OUT = "export the checkpoint, or its float32 graphs, with `lmonnx export`, and quantize that"
 
 
@@ -89,7 +90,7 @@ class _Writer(GraphWriter):
                 _PRODUCTS[node.op_type](self, node, _named(output))
             elif output in after:
                 self._follow(node, output)
-            elif node.output[-1] == _RANKED:
+            elif node.output[-1] == RANKED:
                 self.nodes.append(rank_listed(node))
             else:
                 self.nodes.append(node)
@@ -198,9 +199,7 @@ def _named(output: str) -> str:
 
 def _fused(w: _Writer, node: onnx.NodeProto, y: str) -> None:
     """x·Wᵀ of a table (V, E) of floats."""
-    stated = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    plain = {"alpha": 1.0, "transA": 0, "transB": 0, "transBatchA": 0, "transBatchB": 0}
-    if {**plain, **stated} != {**plain, "transB": 1}:
+    if not is_by_rows(node):
         raise StageError(f"the head {node.name} is scaled or turned; {_WAY_OUT}")
     table = w.constant(node, 1, 2).name
     w.float_product(node.input[0], w.listed(table), y)
