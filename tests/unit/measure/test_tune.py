@@ -32,7 +32,7 @@ def test_no_texts_are_refused(tiny_bundle):
 def test_the_command_says_what_it_kept_and_where(tiny_bundle, tmp_path):
     (line,) = lines(run("tune", tiny_bundle, "--file", "-", "--json", stdin="\n".join(TEXTS)))
     assert line["file"].startswith(str(tmp_path / "cache"))
-    assert line["settings"]["max_tokens"] in BUDGETS
+    assert line["settings"] in [trial["settings"] for trial in line["trials"]]
     shown = run("tune", tiny_bundle, "--file", "-", stdin="\n".join(TEXTS))
     assert shown.exit_code == 0
     assert "tokens a batch" in shown.stdout
