@@ -17,7 +17,7 @@ _WORST = np.float32(-1e9)  # transformers' score of what must not be chosen
 _ROOM = 32  # tokens that there is room for at first
 _ARRAYS = (
     "_limits", "_penalties", "_is_eager", "_looks_far", "lengths", "done", "_can_improve",
-    "_scores", "tokens", "_ended", "_is_real", "_ended_lengths", "_ended_tokens",
+    "_scores", "tokens", "_ended", "_ended_lengths", "_ended_tokens",
 )  # fmt: skip
 
 
@@ -69,8 +69,7 @@ class BeamGroups:
         self._scores = np.zeros((0, beams), np.float32)
         self.tokens = np.zeros((0, beams, _ROOM), np.int64)
         self._ended = np.zeros((0, beams), np.float32)  # the best ends so far: their scores,
-        self._is_real = np.zeros((0, beams), bool)  # whether something stands there,
-        self._ended_lengths = np.zeros((0, beams), np.int64)
+        self._ended_lengths = np.zeros((0, beams), np.int64)  # 0 where nothing stands yet,
         self._ended_tokens = np.zeros((0, beams, _ROOM), np.int64)
 
     def __len__(self) -> int:
@@ -97,7 +96,6 @@ class BeamGroups:
             _scores=begun,
             tokens=tokens,
             _ended=np.full((new, n), _WORST),
-            _is_real=np.zeros((new, n), bool),
             _ended_lengths=np.zeros((new, n), np.int64),
             _ended_tokens=tokens,
         )
@@ -143,7 +141,7 @@ class BeamGroups:
         self.tokens = self.tokens[searches, parents]
         self.tokens[searches, np.arange(self.beams), self.lengths[:, None] - 1] = tokens
         self._can_improve = self._can_improve & self._may_improve()
-        full = self._is_real.all(axis=1) & self._is_eager
+        full = self._ended_lengths.all(axis=1) & self._is_eager
         self.done = ~self._can_improve | full | ends.all(axis=1)
         return Steps(parents, tokens)
 
@@ -152,7 +150,7 @@ class BeamGroups:
         return [
             (self._ended_tokens[place, i, : self._ended_lengths[place, i]].tolist(), float(score))
             for i, score in enumerate(self._ended[place])
-            if self._is_real[place, i]
+            if self._ended_lengths[place, i]
         ][: self._params[place].n]
 
     def _append(self, **rows: NDArray[Any]) -> None:
@@ -189,16 +187,14 @@ class BeamGroups:
 
         self._ended[at] = merged[each, ranked]
         self._ended_tokens[at] = choose(self._ended_tokens[at], grown)
-        self._is_real[at] = choose(self._is_real[at], real[at])
-        new_lengths = np.broadcast_to(lengths[:, None], real[at].shape)
-        self._ended_lengths[at] = choose(self._ended_lengths[at], new_lengths)
+        self._ended_lengths[at] = choose(self._ended_lengths[at], lengths[:, None] * real[at])
 
     def _may_improve(self) -> NDArray[np.bool_]:
         """Guess, as transformers does, whether the best running beam may yet beat an end."""
         lengths = np.where(self._looks_far, self._limits, self.lengths)
         possible = self._scores[:, 0] / _divisors(lengths, self._penalties)
         # The worst of the ends is _WORST or less where one is lacking: any beam will do.
-        bound = np.where(self._is_real.any(axis=1), self._ended.min(axis=1), _WORST)
+        bound = np.where(self._ended_lengths.any(axis=1), self._ended.min(axis=1), _WORST)
         improves: NDArray[np.bool_] = possible > bound
         return improves
 

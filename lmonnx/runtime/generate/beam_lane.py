@@ -36,6 +36,7 @@ class BeamLane(Lane):
         self._banned[list(kind.bans)] = True
         self._late[list(kind.late)] = True
         self._row = np.full(vocabulary, -np.inf, np.float32)
+        self._is_free = np.zeros(0, bool)  # no rule but the bans, and nothing forced
 
     @property
     def top(self) -> int:
@@ -57,18 +58,22 @@ class BeamLane(Lane):
         self.jobs += jobs
         self._search.add([job.params for job in jobs])
         self._rows.add([job.start_id for job in jobs])
+        free = [not (job.is_ruled or job.manner.forces) for job in jobs]
+        self._is_free = np.concatenate([self._is_free, np.array(free, bool)])
 
     def join(self, lane: BeamLane) -> None:
         """Take in the jobs of another lane of this kind, behind the others."""
         self.jobs += lane.jobs
         self._search.join(lane._search)
         self._rows.join(lane._rows)
+        self._is_free = np.concatenate([self._is_free, lane._is_free])
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with the jobs at some places, in that order."""
         self.jobs = [self.jobs[place] for place in places]
         self._search.keep(places)
         self._rows.keep(places)
+        self._is_free = self._is_free[places]
 
     def advance(self, scores: Scores) -> Moves | None:
         """Take every beam's next token; return which rows go on from others."""
@@ -78,11 +83,8 @@ class BeamLane(Lane):
         logits = scores.logits.reshape(count, -1, scores.logits.shape[-1])
         if values.shape[1] < n:
             values, ids = np.repeat(values, n, axis=1), np.repeat(ids, n, axis=1)
-        for place in np.flatnonzero(np.isnan(values).any(axis=(1, 2))).tolist():
-            self.jobs[place].error = InputError(
-                "the model gave NaN; the bundle is damaged or the text is beyond it"
-            )
-            values[place], ids[place] = -np.inf, 0
+        if np.isnan(values.sum()):
+            self._drop_nan(values, ids)
         if self.kind.renormalizes:
             values -= _log_left(logits, values, ids, self.kind.bans, scores.columns)
         if self.kind.bans:
@@ -91,8 +93,9 @@ class BeamLane(Lane):
             short = self.short()
             values[short] = np.where(self._late[ids[short]], -np.inf, values[short])
         values, ids = self._rows.ranked(values, ids)
-        for place, (job, length) in enumerate(zip(self.jobs, search.lengths.tolist(), strict=True)):
-            if job.is_ruled or job.forced(length) is not None:
+        for place in np.flatnonzero(~self._is_free).tolist():
+            job = self.jobs[place]
+            if job.is_ruled or job.forced(int(search.lengths[place])) is not None:
                 with Blame(job):
                     self._rule(place, job, scores.columns, logits[place], values[place], ids[place])
         before = search.tokens
@@ -101,6 +104,14 @@ class BeamLane(Lane):
             if self.jobs[place].error is None:
                 self.jobs[place].finish(search.best(place))
         return self._rows.follow(steps, before, search.lengths)
+
+    def _drop_nan(self, values: Floats, ids: Ids) -> None:
+        """End the jobs that have NaN among their best: values, ids (G, n, k)."""
+        for place in np.flatnonzero(np.isnan(values).any(axis=(1, 2))).tolist():
+            self.jobs[place].error = InputError(
+                "the model gave NaN; the bundle is damaged or the text is beyond it"
+            )
+            values[place], ids[place] = -np.inf, 0
 
     def _rule(
         self, place: int, job: SourceJob, columns: Columns, logits: Floats, values: Floats, ids: Ids

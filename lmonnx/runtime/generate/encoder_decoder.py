@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from operator import is_not
 
 import numpy as np
 
@@ -77,7 +78,8 @@ class EncoderDecoder:
         # Every step's: fresh memory of that size would be zeroed by the system at each of them.
         self._logits = np.empty((cache.slots, vocabulary), np.float32)
         self._list = None if shortlist is None else BatchList(shortlist, sources)
-        self._call: _Call | None = None
+        self._calls: dict[tuple[int, ...], _Call] = {}  # good as long as nothing is laid out anew
+        self._layout: tuple[object, ...] = ()
 
     def read(
         self, sources: Sequence[Sequence[int]], *, stop_ids: Sequence[int] = (), top: int = 0
@@ -104,26 +106,30 @@ class EncoderDecoder:
         Args:
             tokens: (R,), the last known token of each.
             lengths: (R,), how many tokens of each are in the cache already.
-            sources: What they decode, R / n of them.
+            sources: What they decode, R / n of them: all that are held, or the last.
             top: How many of the best tokens to rank; 0 for none.
             first: Where the rows start.
         """
         rows = range(first, first + len(tokens))
         moved = self.cache.make_room(int(lengths.max()) + 1, rows.stop)
-        call = self._call
-        if call is None or moved or not call.serves(sources, rows, top):
-            listed = self._listed(sources)
-            call = _Call(
+        layout = self.sources.room, None if self._list is None else self._list.ids
+        if moved or any(map(is_not, layout, self._layout)):
+            self._calls.clear()
+        self._layout = layout
+        start = len(self.sources.held) - len(sources)
+        place = first, len(rows), start, len(sources), top
+        call = self._calls.get(place)
+        if call is None:
+            call = self._calls[place] = _Call(
                 self._decoder,
                 self.cache,
                 self._logits,
                 sources,
                 rows=rows,
                 top=top,
-                listed=listed,
+                listed=self._listed(start, len(sources)),
                 is_flat=self._is_flat,
             )
-            self._call = call
         return call.run(tokens, lengths)
 
     def keep(self, origins: Sequence[int], places: Sequence[int], count: int) -> None:
@@ -134,18 +140,18 @@ class EncoderDecoder:
 
     def clear(self) -> None:
         """Forget every row and its source."""
-        self._call = None
+        self._calls.clear()
+        self._layout = ()
         if self._list is not None:
             self._list.clear()
         self.cache.clear()
         self.sources.clear()
 
-    def _listed(self, sources: Sources) -> tuple[Listed, Columns] | None:
-        """Return the list of a step for sources that are the last ones, or all."""
+    def _listed(self, start: int, count: int) -> tuple[Listed, Columns] | None:
+        """Return the list of a step for some sources."""
         if self._list is None:
             return None
-        first = len(self.sources.held) - len(sources)
-        return self._list.part(first, len(sources)), self._list.columns()
+        return self._list.part(start, count), self._list.columns()
 
     def _encode(self, sources: Sequence[Sequence[int]]) -> None:
         lengths = np.array([len(source) for source in sources], np.int32)
@@ -171,7 +177,6 @@ class _Call:
         listed: tuple[Listed, Columns] | None,
         is_flat: bool,
     ) -> None:
-        self._sources, self._top, self._rows = sources, top, rows
         count = len(rows)
         self._ids = np.zeros((count, 1), np.int64)
         self._lengths = np.zeros(count, np.int32)
@@ -203,9 +208,6 @@ class _Call:
             },
             given | {f"present.{n}": a for n, a in own.items()},
         )
-
-    def serves(self, sources: Sources, rows: range, top: int) -> bool:
-        return self._sources is sources and self._rows == rows and self._top == top
 
     def run(self, tokens: Ids, lengths: Ids) -> Scores:
         self._ids[:, 0] = tokens

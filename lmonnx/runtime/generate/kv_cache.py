@@ -34,7 +34,7 @@ class KVCache:
         self.token_bytes = token_bytes(spec)
         first = min(length, first_length or length)
         self._shape = (len(self.names), slots, spec.heads, first, spec.head_size)
-        self._all = _mapped(self._shape)
+        self._all = mapped(self._shape)
 
     @property
     def bytes(self) -> int:
@@ -55,14 +55,14 @@ class KVCache:
         while wider < tokens:
             wider *= 2
         before = self._all[:, :slots]
-        self._all = _mapped((*self._shape[:3], min(wider, self.length), self._shape[4]))
+        self._all = mapped((*self._shape[:3], min(wider, self.length), self._shape[4]))
         self._all[:, :slots, :, :held] = before
         return True
 
     def clear(self) -> None:
         """Give room that was made back; what the slots hold is void."""
         if self._all.shape != self._shape:
-            self._all = _mapped(self._shape)
+            self._all = mapped(self._shape)
 
     def view(self, first: int, count: int) -> dict[str, Array]:
         """Return "{layer}.key" and "{layer}.value" of `count` slots: (count, K, T, D), no copy."""
@@ -96,18 +96,18 @@ class KVCache:
             cache[:, target, :, start:stop] = rows
 
 
-def _mapped(shape: tuple[int, ...]) -> Array:
+def mapped(shape: tuple[int, ...]) -> Array:
     """Return an array of zeros whose pages the system gives as they are first written.
 
     Large pages, which numpy asks for, would take a whole slot at its first token.
     """
     count = math.prod(shape)
-    memory = mmap.mmap(-1, count * np.dtype(np.float32).itemsize)
+    memory = mmap.mmap(-1, max(1, count) * np.dtype(np.float32).itemsize)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         # A kernel without large pages refuses, and needs no telling.
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_NOHUGEPAGE)
-    return np.frombuffer(memory, np.float32, count).reshape(shape)
+    return np.ndarray(shape, np.float32, memory)
 
 
 def token_bytes(spec: CacheSpec) -> int:

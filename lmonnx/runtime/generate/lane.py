@@ -11,7 +11,6 @@ import numpy as np
 from lmonnx.runtime.generate.encoder_decoder import Scores
 from lmonnx.runtime.generate.selection import Ids
 from lmonnx.runtime.generate.source_job import Kind, SourceJob
-from lmonnx.runtime.generate.turns import Blame
 
 Moves = tuple[Ids, Ids, Ids, Ids]  # sources, targets, from where on they differ, to where
 
@@ -62,54 +61,3 @@ class Lane(ABC):
         Jobs that have ended say so; they are still here. Where the beams of a job are all alike,
         at their start, one row of each will do.
         """
-
-
-class SingleLane(Lane):
-    """A row a job: greedy, or drawn."""
-
-    @property
-    def last(self) -> Ids:
-        """The last token of each row: (R,)."""
-        return np.array(
-            [job.generated[-1] if job.generated else job.start_id for job in self.jobs], np.int64
-        )
-
-    @property
-    def lengths(self) -> Ids:
-        """How many tokens were generated for each job: (G,)."""
-        return np.array([len(job.generated) for job in self.jobs], np.int64)
-
-    def add(self, jobs: Sequence[SourceJob]) -> None:
-        """Take jobs in behind the others."""
-        self.jobs += jobs
-
-    def join(self, lane: SingleLane) -> None:
-        """Take in the jobs of another lane, behind the others."""
-        self.jobs += lane.jobs
-
-    def keep(self, places: Sequence[int]) -> None:
-        """Go on with the jobs at some places, in that order."""
-        self.jobs = [self.jobs[place] for place in places]
-
-    def advance(self, scores: Scores) -> None:
-        """Take every row's likeliest token that is not banned, or what the job picks."""
-        logits = scores.logits
-        if self.kind.bans:
-            logits[:, scores.columns.of(self.kind.bans)] = -np.inf
-        if self.kind.late:
-            logits[self.short()[:, None], scores.columns.of(self.kind.late)] = -np.inf
-        best = logits.argmax(axis=1)
-        # NaN is an argmax too: `pick` says what is wrong.
-        fine = logits[np.arange(len(best)), best] > -np.inf
-        tokens = scores.columns.tokens(best)
-        for place, (job, token, is_fine) in enumerate(
-            zip(self.jobs, tokens.tolist(), fine.tolist(), strict=True)
-        ):
-            forced = job.forced(len(job.generated))
-            if forced is not None:
-                job.accept(forced)
-            elif is_fine and job.is_plain:
-                job.accept(token)
-            else:
-                with Blame(job):
-                    job.accept(job.pick(scores.columns.whole(logits[place])))

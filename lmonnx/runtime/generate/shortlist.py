@@ -154,7 +154,8 @@ class Listed:
 class BatchList:
     """The sources that are decoded together, and the list of what they may be answered with.
 
-    Places are as in `SourceKeys`: sources come at the end and go from anywhere.
+    Places are as in `SourceKeys`: sources come at the end and go from anywhere. `ids` are what the
+    list holds, ascending; where it changes, another array takes its place.
     """
 
     def __init__(self, shortlist: Shortlist, most: int) -> None:
@@ -199,19 +200,19 @@ class BatchList:
 
     def part(self, start: int, count: int) -> Listed:
         """Return what the decoder reads for some sources; good until sources come or go."""
-        return Listed(self._ids, self._bias[start : start + count])
+        return Listed(self.ids, self._bias[start : start + count])
 
     def columns(self) -> Columns:
         """Return what the logits' columns stand for."""
-        return ListedColumns(self._ids, self._shortlist.vocabulary)
+        return ListedColumns(self.ids, self._shortlist.vocabulary)
 
     def _build(self) -> None:
         held = self._marks[: self._count]
         listed = np.bitwise_or.reduce(held, axis=0)
         if (lacking := self._least - int(listed.sum())) > 0:
             listed[np.flatnonzero(~listed)[:lacking]] = True
-        self._ids = np.flatnonzero(listed)
-        allowed = held.take(self._ids, axis=1)[:, None]
+        self.ids = np.flatnonzero(listed)
+        allowed = held.take(self.ids, axis=1)[:, None]
         self._bias = np.where(allowed, np.float32(0), np.float32(-np.inf))
 
 

@@ -149,11 +149,11 @@ class SourceJob:
         """Return the next token of the only row, by the rules and the draw."""
         return sample(self.rules(0).apply(logits, self.generated), self.params, self._rng)
 
-    def accept(self, token: int) -> None:
+    def accept(self, token: int, *, is_last: bool) -> None:
         """Take the next token of the only row."""
         self.generated.append(token)
         self.news.append(token)
-        if token in self.manner.stop_ids or len(self.generated) >= self.params.limit:
+        if is_last:
             self.finish([(self.generated, None)])
 
     def finish(self, found: Sequence[tuple[Sequence[int], float | None]]) -> None:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.bundle.manifest import CacheSpec
+from lmonnx.runtime.generate.kv_cache import mapped
 from lmonnx.runtime.numerics import Floats
 
 # Room for sources of so many times the longest is given up: every key that is there is read.
@@ -31,7 +32,10 @@ class Sources:
 
 
 class SourceKeys:
-    """Room for sources, which come at the end and go from anywhere."""
+    """Room for sources, which come at the end and go from anywhere.
+
+    `room` is (2 L, most, H, S, D); where S changes, another array takes its place.
+    """
 
     def __init__(self, spec: CacheSpec, count: int) -> None:
         """Hold at most `count` sources."""
@@ -41,13 +45,13 @@ class SourceKeys:
     def clear(self) -> None:
         """Let go of all."""
         self._lengths = np.zeros(self.most, np.int32)
-        self._all = self._room(0)
+        self.room = self._empty(0)
         self.held = self._part(0, 0)
 
     @property
     def padded_length(self) -> int:
         """S."""
-        return int(self._all.shape[3])
+        return int(self.room.shape[3])
 
     def since(self, start: int) -> Sources:
         """Return those from a place on."""
@@ -64,7 +68,7 @@ class SourceKeys:
         self._lengths[start:stop] = lengths
         self._fit(int(self._lengths[:stop].max()), start)
         longest = int(lengths.max())
-        for held, new in zip(self._all, arrays, strict=True):
+        for held, new in zip(self.room, arrays, strict=True):
             held[start:stop, :, :longest] = new[:, :, :longest]
             held[start:stop, :, longest:] = 0  # where another's NaN may stand, which no mask hides
         self.held = self._part(0, stop)
@@ -72,7 +76,7 @@ class SourceKeys:
     def keep(self, origins: Sequence[int], places: Sequence[int], count: int) -> None:
         """Put some sources in the place of others, and let go of all from `count` on."""
         if len(origins):
-            self._all[:, places] = self._all[:, origins]
+            self.room[:, places] = self.room[:, origins]
             self._lengths[list(places)] = self._lengths[list(origins)]
         self.held = self._part(0, count)
 
@@ -80,14 +84,13 @@ class SourceKeys:
         """Have room for the longest and not much more; the first `count` stay."""
         if longest <= self.padded_length <= longest * _SPARE:
             return
-        before, size = self._all, min(longest, self.padded_length)
-        self._all = self._room(longest)
-        self._all[:, :count, :, :size] = before[:, :count, :, :size]
+        before, size = self.room, min(longest, self.padded_length)
+        self.room = self._empty(longest)
+        self.room[:, :count, :, :size] = before[:, :count, :, :size]
 
-    def _room(self, longest: int) -> Floats:
-        # Memory that nothing was written to yet is not taken.
+    def _empty(self, longest: int) -> Floats:
         spec = self._spec
-        return np.zeros((2 * spec.layers, self.most, spec.heads, longest, spec.head_size), "f4")
+        return mapped((2 * spec.layers, self.most, spec.heads, longest, spec.head_size))
 
     def _part(self, start: int, stop: int) -> Sources:
-        return Sources(self._all[:, start:stop], self._lengths[start:stop])
+        return Sources(self.room[:, start:stop], self._lengths[start:stop])
