@@ -20,8 +20,8 @@ class Tally:
         """Count a token."""
         place = self._places.setdefault(token, len(self._places))
         if place == len(self._ids):
-            self._ids = np.resize(self._ids, 2 * place)
-            self._counts = np.resize(self._counts, 2 * place)
+            self._ids = np.concatenate([self._ids, np.zeros_like(self._ids)])
+            self._counts = np.concatenate([self._counts, np.zeros_like(self._counts)])
         if place == len(self._places) - 1:
             self._ids[place] = token
         self._counts[place] += 1
