@@ -59,13 +59,15 @@ class Seq2Seq:
     """What an encoder-decoder has beside a decoder (docs/decisions/0013-seq2seq.md).
 
     The decoder starts with `start_id`; `prefixes` are what stands before a text, by the task's
-    name in the checkpoint ("translation_en_to_de").
+    name in the checkpoint ("translation_en_to_de"); `task_settings` are what it states for a task
+    in the place of `Generation.defaults`.
     """
 
     start_id: int | None
     languages: Languages | None = None
     prefixes: Mapping[str, str] | None = None
     shortlist: ShortlistSpec | None = None
+    task_settings: Mapping[str, Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)

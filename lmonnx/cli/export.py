@@ -11,7 +11,7 @@ from lmonnx.bundle.manifest import Parity, Pooling
 from lmonnx.cli import options, render
 from lmonnx.cli.bars import bars, is_watched
 from lmonnx.cli.command import Command, require_extra
-from lmonnx.cli.made import figures_of
+from lmonnx.cli.made import figures_of, metrics_of
 from lmonnx.measure.decisions import agreement_text
 
 ENGINES = ("auto", "native", "optimum", "adopt")
@@ -88,7 +88,8 @@ def export(
     later = f"`lmonnx verify {output} --against {source}` does it later"
     missing = "--no-verify" if no_verify else f"transformers is not installed; {later}"
     parity = "; ".join(shown) or f"not measured: {missing}"
-    render.figures({**figures_of(made), "parity": parity})
+    warning = {name: text for name, text in metrics_of(made).items() if name == "warning"}
+    render.figures({**figures_of(made), "parity": parity, **warning})
 
 
 def _parity_text(parity: Parity, made: Bundle) -> str:

@@ -9,13 +9,15 @@ from typing import Any
 import click
 
 from lmonnx.bundle.manifest import Task
+from lmonnx.bundle.settings import unmet
 from lmonnx.cli import completion, options, render
 from lmonnx.cli.pairing import beside
 from lmonnx.errors import InputError, UnsupportedError
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.request import Completion
 from lmonnx.runtime.pipelines import REWRITERS
-from lmonnx.runtime.pipelines.default_params import unmet
+from lmonnx.runtime.pipelines.default_params import default_params
+from lmonnx.runtime.pipelines.languages import task_names
 from lmonnx.runtime.pipelines.source_parts import Refused, Split
 from lmonnx.runtime.pipelines.text_to_text import TextToText
 
@@ -59,18 +61,21 @@ def params_for(model: TextToText, given: Given) -> SamplingParams:
         UnsupportedError: The checkpoint asks for what is not built, whatever was given.
     """
     wanted = completion.asked_params(given)
-    if (setting := unmet(model.generation, wanted)) is not None:
+    codes = given.get("source_lang"), given.get("target_lang")
+    tasks = task_names(model.generation, model.PREFIX, *codes)
+    if (setting := unmet(model.generation, wanted, tasks)) is not None:
         way = (
             "give --temperature 0 for beams, or one above 0 for chance"
             if setting.startswith("do_sample")
-            else "to answer without it, set it to null in generation_config.json and export again"
+            else "to answer without it, set it to null in generation_config.json (in config.json "
+            "where task_specific_params state it) and export again"
         )
         raise UnsupportedError(f"the checkpoint asks for {setting}, which is not built; {way}")
     if wanted.get("temperature"):
         wanted.setdefault("num_beams", 1)
     elif wanted.get("num_beams", 1) > 1:
         wanted.setdefault("temperature", 0.0)
-    own = model.built_defaults
+    own = default_params(model.generation, context=model.context, tasks=tasks)
     completion.check_chance({"temperature": own.temperature, **wanted})
     if not wanted.get("temperature", own.temperature):
         wanted.setdefault("n", min(own.n, wanted.get("num_beams", own.num_beams)))

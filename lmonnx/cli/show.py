@@ -86,6 +86,8 @@ def _generation(plain: Mapping[str, Any]) -> dict[str, str]:
             shown["shortlist"] += f", and those that its tokens allow ({count} have a list)"
     for task, prefix in (seq2seq.get("prefixes") or {}).items():
         shown[f"prefix of {task}"] = repr(prefix)
+    for task, settings in (seq2seq.get("task_settings") or {}).items():
+        shown[f"for {task}"] = render.inline(settings)
     return shown
 
 

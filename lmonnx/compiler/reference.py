@@ -41,7 +41,7 @@ def reference_answers(
 
     Args:
         checkpoint: What answers.
-        texts: What is asked; all plain or all pairs.
+        texts: What is asked: plain texts, pairs, or both.
         model: The bundle, loaded: its task says which outputs, its manifest where to pad (absolute
             positions move with the other side) and cut; an embedder pools for both.
 
@@ -211,20 +211,29 @@ def _answers(checkpoint: Checkpoint, texts: Sequence[Text], made: RawModel) -> l
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(manifest.text.source.pad_id)
     if manifest.embedding and manifest.embedding.lower_case:
         texts = [lower(str(text)) for text in texts]
-    rows = []
+    found: dict[int, Raw] = {}
     with torch.inference_mode():
-        for start in range(0, len(texts), BATCH):
+        for rows in _batches(texts):
             # Decoders refuse types, or as GPT-2 does add the vector of a word.
             encoding = tokenizer(
-                *_columns(list(texts[start : start + BATCH])),
+                *_columns([texts[row] for row in rows]),
                 padding=True,
                 truncation=reference.truncation,
                 max_length=manifest.text.max_length,
                 return_tensors="pt",
                 return_token_type_ids=False if reference.decodes else None,
             )
-            rows += reference.rows(_ask(model, encoding, made))
-    return rows
+            found.update(zip(rows, reference.rows(_ask(model, encoding, made)), strict=True))
+    return [found[row] for row in range(len(texts))]
+
+
+def _batches(texts: Sequence[Text]) -> Iterator[list[int]]:
+    """Yield the rows of batches: plain texts first, then pairs."""
+    pairs = [not isinstance(text, str) for text in texts]
+    for kind in (False, True):
+        rows = [row for row, pair in enumerate(pairs) if pair is kind]
+        for start in range(0, len(rows), BATCH):
+            yield rows[start : start + BATCH]
 
 
 def _ask(model: Any, encoding: Any, made: RawModel) -> _Asked:

@@ -11,10 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.bundle.manifest import Languages, Place
+from lmonnx.bundle.settings import NOT_BUILT
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.reference import LOCAL
 from lmonnx.errors import StageError
-from lmonnx.runtime.pipelines.default_params import NOT_BUILT
 
 Ids = tuple[int, ...]
 

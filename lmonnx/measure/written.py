@@ -219,7 +219,9 @@ def judge_texts(
     check_installed(names)
     texts = (example.source for some in chunks(examples, progress) for example in some)
     given: list[str] = []
-    params = replace(model.defaults if params is None else params, n=1)
+    if params is None:
+        params = model.defaults_for(asked.get("source_lang"), asked.get("target_lang"))
+    params = replace(params, n=1)
     for found in model.attempts(texts, params, **asked):
         if isinstance(found, Refused):
             raise InputError(f"row {found.row + 1} {found.why}")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command_line import lines, only_line, run
+from tests.tiny_seq2seq import write_marian
 from tests.unit.runtime.generate.tiny_seq2seq import FOLDER
 
 pytestmark = pytest.mark.compiler
@@ -96,6 +97,15 @@ def test_quantize_refuses_references_that_a_line_lacks_and_reads_plain_lines(tmp
     data.write_text("one\ntwo\tthree\n")
     result = run("quantize", FOLDER, "-o", out, "--data", data, "--max-drop", 1)
     assert "of perplexity of the input bundle's answers" in result.stdout
+
+
+def test_export_says_what_run_will_refuse(tmp_path):
+    files = {"generation_config.json": {"decoder_start_token_id": 1, "guidance_scale": 2.0}}
+    source = write_marian(tmp_path / "source", files=files)
+    shown = run("export", source, "-o", tmp_path / "made", "--no-verify").stdout
+    assert "warning\tthe checkpoint asks for guidance_scale = 2.0, which is not built" in shown
+    assert "guidance_scale" in only_line(run("run", tmp_path / "made", "x"), 1)
+    assert "  warning\tthe checkpoint asks for" in run("inspect", tmp_path / "made").stdout
 
 
 def test_the_engines_are_those_of_export():

@@ -220,11 +220,34 @@ def test_options_of_translation_are_refused_by_a_classifier(tiny_bundle):
     assert "means nothing" in only_line(run("run", tiny_bundle, "x", "--slots", 2), 1)
 
 
+def test_a_pair_of_languages_has_its_own_settings(tmp_path):
+    prefixes = {"translation_a_to_b": "b: ", "translation_a_to_c": "c: "}
+    settings = {
+        "translation_a_to_b": {"num_beams": 3, "num_return_sequences": 2, "max_new_tokens": 5},
+        "translation_a_to_c": {"guidance_scale": 2.0},
+    }
+    bundle = variant(tmp_path / "t5", prefixes=prefixes, task_settings=settings)
+    found = lines(run("run", bundle, "one", "--target-lang", "b", "--json"))
+    with lmonnx.load(bundle) as model:
+        wanted = model("one", target_lang="b")
+    assert [[each["translation_text"] for each in row] for row in found] == [
+        [answer.text for answer in wanted]
+    ]
+    assert len(wanted) == 2
+    line = only_line(run("run", bundle, "one", "--target-lang", "c", "--num-beams", 2), 1)
+    assert "asks for guidance_scale = 2.0" in line and "task_specific_params" in line
+
+
 def test_inspect_names_languages_prefixes_and_the_start(several, tmp_path):
     shown = run("inspect", several).stdout
     assert "de, en, zh" in shown
     assert "token 2" in shown
     prefixes = {"summarization": "summarize: "}
-    asked = variant(tmp_path / "t5", prefixes=prefixes, task=Task.SUMMARIZATION)
-    assert "'summarize: '" in run("inspect", asked).stdout
+    settings = {"summarization": {"num_beams": 3, "length_penalty": 2.0}}
+    asked = variant(
+        tmp_path / "t5", prefixes=prefixes, task_settings=settings, task=Task.SUMMARIZATION
+    )
+    shown = run("inspect", asked).stdout
+    assert "'summarize: '" in shown
+    assert "for summarization\tlength_penalty 2, num_beams 3" in shown
     assert "languages" not in run("inspect", FOLDER).stdout

@@ -313,7 +313,9 @@ def test_an_export_is_held_to_transformers_without_what_is_not_built(folder, tmp
     ],
 )
 def test_the_prefix_of_a_task_stands_before_a_text(settled, task, asked, prefix):
-    wanted = [settled.wanted(text, said=f"{prefix}: " if prefix else "") for text in TEXTS]
+    own = {k: v for k, v in tiny_pairs.PREFIXES.get(task, {}).items() if k != "prefix"}
+    said = f"{prefix}: " if prefix else ""
+    wanted = [settled.wanted(text, said=said, **own) for text in TEXTS]
     with lmonnx.load(settled.bundle, task=task, threads=1) as model:
         found = model(TEXTS, **asked)
     assert [answer.token_ids for answer in found] == [rows[0][0] for rows in wanted]

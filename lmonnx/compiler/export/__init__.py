@@ -20,11 +20,12 @@ from lmonnx.bundle.manifest import (
     Source,
     Task,
 )
+from lmonnx.bundle.settings import warning_of
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export import adopt, adopt_decoder, adopt_pair, traced
 from lmonnx.compiler.export.embedding import export_embedding
 from lmonnx.compiler.export.generation import export_generation
-from lmonnx.compiler.export.heads import detect_task, read_head
+from lmonnx.compiler.export.heads import check_logits, detect_task, read_head, reads_typed_pairs
 from lmonnx.compiler.export.native.build import build_graph, max_positions, native_family
 from lmonnx.compiler.export.native.decoders import DECODERS
 from lmonnx.compiler.export.native.decoders.build import (
@@ -105,11 +106,11 @@ def export(
         compared = verify and comparable and is_installed()
         parity = (_parity(made, checkpoint, progress),) if compared else ()
         options = {"engine": built.engine.value, "task": kind.value}
-        if variant:
-            options["variant"] = variant
-        if pooling is not None:
-            options["pooling"] = pooling
-        step = make_step("export", options, packages=("transformers", "torch"), parity=parity)
+        given = {"variant": variant, "pooling": pooling}
+        options |= {name: value for name, value in given.items() if value}
+        metrics = {"warning": told} if (told := warning_of(built.generation)) else None
+        packages = ("transformers", "torch")
+        step = make_step("export", options, packages=packages, parity=parity, metrics=metrics)
         finish(draft, manifest.with_step(step))
     return Bundle.open(target, verify=False)
 
@@ -271,9 +272,14 @@ def _manifest(
     checkpoint: Checkpoint, task: Task, head: Head | None, draft: Draft, built: _Built
 ) -> Manifest:
     if head is not None:
-        _check_logits(built.graphs["model"], len(head.labels))
-    decodes = built.generation is not None
-    text = export_text(checkpoint, draft, positions=built.positions, spare_tokens=decodes)
+        check_logits(built.graphs["model"], len(head.labels))
+    text = export_text(
+        checkpoint,
+        draft,
+        positions=built.positions,
+        spare_tokens=built.generation is not None,
+        typed_pairs=reads_typed_pairs(task, built.graphs),
+    )
     if built.padding_side is not None:
         text = replace(text, source=replace(text.source, padding_side=built.padding_side))
     if built.generation is not None and built.generation.seq2seq is None:
@@ -290,10 +296,3 @@ def _manifest(
         head=head,
         generation=built.generation,
     )
-
-
-def _check_logits(graph: GraphSpec, classes: int) -> None:
-    shape = next(output.shape for output in graph.outputs if output.name == "logits")
-    logits = shape[-1] if shape else 0
-    if isinstance(logits, int) and logits != classes:
-        raise StageError(f"the graph gives {logits} logits, config.json names {classes}")

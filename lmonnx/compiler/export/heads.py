@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from lmonnx.bundle.manifest import Activation, Head, Task
+from lmonnx.bundle.manifest import Activation, GraphSpec, Head, Task
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export.native.seq2seq import SEQ2SEQS
 from lmonnx.compiler.export.sentence_transformers import MODULES, SETTINGS
@@ -23,6 +23,7 @@ _ENDINGS: Mapping[str, Task] = {
 }
 _GENERATORS = ("ForConditionalGeneration", "MTModel", "WithLMHeadModel")  # encoder-decoders
 _SEQ2SEQ_TASKS = {**{name: family.task for name, family in SEQ2SEQS.items()}, **SEQ2SEQ_TASKS}
+_OF_PAIRS = {Task.QUESTION_ANSWERING, Task.ZERO_SHOT_CLASSIFICATION, Task.TEXT_RANKING}
 _PROBLEMS = {
     "regression": Activation.NONE,
     "multi_label_classification": Activation.SIGMOID,
@@ -192,3 +193,21 @@ def _labels(checkpoint: Checkpoint) -> tuple[str, ...]:
         return tuple(by_id[index] for index in range(len(by_id)))
     except (ValueError, KeyError) as error:
         raise StageError("config.json: id2label must name every class from 0 on") from error
+
+
+def reads_typed_pairs(task: Task, graphs: Mapping[str, GraphSpec]) -> bool:
+    """Say whether the task reads pairs of texts and nothing else, in graphs that take types."""
+    named = {each.name for graph in graphs.values() for each in graph.inputs}
+    return task in _OF_PAIRS and "token_type_ids" in named
+
+
+def check_logits(graph: GraphSpec, classes: int) -> None:
+    """Refuse a graph that gives another number of logits than there are labels.
+
+    Raises:
+        StageError: It does.
+    """
+    shape = next(output.shape for output in graph.outputs if output.name == "logits")
+    logits = shape[-1] if shape else 0
+    if isinstance(logits, int) and logits != classes:
+        raise StageError(f"the graph gives {logits} logits, config.json names {classes}")

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lmonnx.bundle.draft import Draft
-from lmonnx.bundle.manifest import CacheSpec, Generation, GraphSpec, Languages, Seq2Seq
+from lmonnx.bundle.manifest import CacheSpec, Generation, GraphSpec, Languages, Place, Seq2Seq
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.export.generation import GENERATION_CONFIG, stated_id, stop_ids
 from lmonnx.compiler.export.languages import aimed, read_languages
@@ -135,6 +135,12 @@ def seq2seq_generation(
     settings = generation_settings(checkpoint)
     start = _start_id(settings, vocabulary)
     forced = stated_id(settings, "forced_bos_token_id", vocabulary)
+    languages = aimed(_languages(checkpoint, vocabulary), start=start, forced=forced)
+    tasks = _stated_tasks(checkpoint)
+    prefixes = {name: text for name, params in tasks.items() if (text := _prefix(params))}
+    same = {"decoder_start_token_id": start, "eos_token_id": settings.get("eos_token_id")}
+    if languages is not None and languages.target_place is Place.START:
+        del same["decoder_start_token_id"]  # a language is
     return Generation(
         context=context,
         vocabulary=vocabulary,
@@ -144,8 +150,9 @@ def seq2seq_generation(
         defaults={name: settings[name] for name in SETTINGS if name in settings} or None,
         seq2seq=Seq2Seq(
             start_id=start,
-            languages=aimed(_languages(checkpoint, vocabulary), start=start, forced=forced),
-            prefixes=_prefixes(checkpoint) or None,
+            languages=languages,
+            prefixes=prefixes or None,
+            task_settings=_task_settings(tasks, same) or None,
         ),
     )
 
@@ -205,17 +212,39 @@ def _start_id(settings: Mapping[str, Any], vocabulary: int) -> int:
     )
 
 
-def _prefixes(checkpoint: Checkpoint) -> dict[str, str]:
-    """Return what stands before a text, by task.
+def _stated_tasks(checkpoint: Checkpoint) -> Mapping[str, Mapping[str, Any]]:
+    """Return the task_specific_params of config.json by the tasks' names.
 
     Raises:
-        StageError: task_specific_params is damaged.
+        StageError: They are damaged.
     """
     stated = checkpoint.config.get("task_specific_params") or {}
-    try:
-        found = {name: params.get("prefix") for name, params in stated.items()}
-    except AttributeError as error:
-        raise StageError(
-            "config.json: task_specific_params must be an object of objects"
-        ) from error
-    return {name: prefix for name, prefix in found.items() if isinstance(prefix, str) and prefix}
+    if not isinstance(stated, dict) or not all(isinstance(of, dict) for of in stated.values()):
+        raise StageError("config.json: task_specific_params must be an object of objects")
+    return stated
+
+
+def _prefix(params: Mapping[str, Any]) -> str:
+    prefix = params.get("prefix")
+    return prefix if isinstance(prefix, str) else ""
+
+
+def _task_settings(
+    tasks: Mapping[str, Mapping[str, Any]], same: Mapping[str, Any]
+) -> dict[str, dict[str, Any]]:
+    """Return the settings that translation and summarization have of their own, by task.
+
+    Args:
+        tasks: What config.json states.
+        same: TASK_TOKENS of the model; a task's that is another is kept, and refused when it runs.
+    """
+    found = {
+        task: {
+            name: value
+            for name, value in params.items()
+            if name in SETTINGS or (name in same and value not in (None, same[name]))
+        }
+        for task, params in tasks.items()
+        if task.startswith(("summarization", "translation"))
+    }
+    return {task: settings for task, settings in found.items() if settings}

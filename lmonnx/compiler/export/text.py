@@ -21,6 +21,7 @@ from lmonnx.compiler.export.pair_tokenizer import read_pair
 from lmonnx.compiler.export.ruled_tokenizer import Pair
 from lmonnx.compiler.export.sentence_transformers import max_seq_length
 from lmonnx.compiler.export.vocabulary import TOKENIZER, read_tokenizer
+from lmonnx.compiler.token_types import missing_type
 from lmonnx.errors import BundleError, StageError
 from lmonnx.runtime.tokenizer import Tokenizer as RuntimeTokenizer
 
@@ -32,7 +33,12 @@ _UNLIMITED = 10**9
 
 
 def export_text(
-    checkpoint: Checkpoint, draft: Draft, *, positions: int, spare_tokens: bool = False
+    checkpoint: Checkpoint,
+    draft: Draft,
+    *,
+    positions: int,
+    spare_tokens: bool = False,
+    typed_pairs: bool = False,
 ) -> TextSpec:
     """Write the tokenizer's files into the draft and say how the runtime uses them.
 
@@ -41,10 +47,11 @@ def export_text(
         draft: Where they go.
         positions: How many tokens the model takes at most.
         spare_tokens: Added tokens may have no embedding, since prompts with them are refused.
+        typed_pairs: The graph takes token types, and reads pairs of texts and nothing else.
 
     Raises:
         UnsupportedError: There is neither tokenizer.json nor a vocabulary we can build one from.
-        StageError: A file is damaged, or its ids do not fit the model.
+        StageError: A file is damaged, or its ids or its token types do not fit the model.
     """
     settings = checkpoint.json_file(SETTINGS) or {}
     pair = read_pair(checkpoint, settings)
@@ -77,7 +84,11 @@ def export_text(
         text = _with_rules(draft, text, pair)
     # Those of a pair are checked where they are read: some of its pieces have no embedding.
     ids = [] if pair else list(tokenizer.get_vocab(with_added_tokens=not spare_tokens).values())
-    _check_ids(checkpoint, [*ids, *_special_ids(draft, text)])
+    framed = _runtime_tokenizer(draft, text)
+    special = [index for each in framed.encode(["", ("", "")]) for index in each.ids]
+    _check_ids(checkpoint, [*ids, *special])
+    if typed_pairs:
+        _check_types(checkpoint, framed, text)
     _complete_settings(draft, settings, text, tokenizer.id_to_token(text.source.pad_id))
     return text
 
@@ -174,13 +185,23 @@ def _side(settings: Mapping[str, Any], name: str) -> Side:
     return Side.LEFT if settings.get(name) == "left" else Side.RIGHT
 
 
-def _special_ids(draft: Draft, text: TextSpec) -> list[int]:
-    """Return the ids that the runtime's tokenizer puts around texts and pairs."""
+def _runtime_tokenizer(draft: Draft, text: TextSpec) -> RuntimeTokenizer:
     try:
-        encodings = RuntimeTokenizer(draft.file(TOKENIZER), text).encode(["", ("", "")])
+        return RuntimeTokenizer(draft.file(TOKENIZER), text)
     except BundleError as error:
         raise StageError(str(error).replace(f"{draft.path}/", "")) from error
-    return [index for encoding in encodings for index in encoding.ids]
+
+
+def _check_types(checkpoint: Checkpoint, tokenizer: RuntimeTokenizer, text: TextSpec) -> None:
+    """Refuse a model that fails on every pair, in transformers with an IndexError."""
+    if (missing := missing_type(checkpoint, tokenizer, text, pair=True)) is None:
+        return
+    raise StageError(
+        f"the tokenizer gives a pair's second text the token type {missing}, but the model has "
+        f"types below {checkpoint.config['type_vocab_size']} (type_vocab_size in config.json); if "
+        'it was trained without types, state "model_input_names": ["input_ids", "attention_mask"] '
+        f"in {SETTINGS}, else fetch tokenizer and weights of one model"
+    )
 
 
 def _check_ids(checkpoint: Checkpoint, ids: list[int]) -> None:

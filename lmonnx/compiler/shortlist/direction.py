@@ -34,8 +34,10 @@ def _only(seq2seq: Seq2Seq, source: str | None, target: str | None, prefix: str)
     languages = seq2seq.languages
     if languages is not None:
         return replace(seq2seq, languages=_marked(languages, source, target))
-    kept = {name: text for name, text in (seq2seq.prefixes or {}).items() if text == prefix}
-    return replace(seq2seq, prefixes=kept or None)
+    prefixes, settings = seq2seq.prefixes or {}, seq2seq.task_settings or {}
+    kept = {name: text for name, text in prefixes.items() if text == prefix}
+    stated = {name: own for name, own in settings.items() if prefixes.get(name, prefix) == prefix}
+    return replace(seq2seq, prefixes=kept or None, task_settings=stated or None)
 
 
 def _marked(languages: Languages, source: str | None, target: str | None) -> Languages:

@@ -7,10 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 
-from lmonnx.bundle.manifest import Languages, Place, Seq2Seq
+from lmonnx.bundle.manifest import Generation, Languages, Place, Seq2Seq
 from lmonnx.errors import BundleError, InputError
 
 _PAIR = re.compile(r"translation_(.+)_to_(.+)")
+_Codes = tuple[str, str]
 _SHOWN = 12  # codes of an error
 _ONE_WAY = (
     "its checkpoint states no languages and no prefixes of theirs: it translates one way, or is "
@@ -74,7 +75,28 @@ def codes(seq2seq: Seq2Seq) -> tuple[str, ...]:
     """Return the codes of a model's languages: those of its tokens, else of its prefixes."""
     if seq2seq.languages is not None:
         return tuple(seq2seq.languages.ids)
-    return tuple(dict.fromkeys(code for pair in _pairs(seq2seq.prefixes or {}) for code in pair))
+    return tuple(dict.fromkeys(code for pair in _pairs(seq2seq.prefixes or ()) for code in pair))
+
+
+def task_names(
+    generation: Generation,
+    task: str | None,
+    source_lang: str | None = None,
+    target_lang: str | None = None,
+) -> tuple[str, ...]:
+    """Return the checkpoint's names of what a call asks for, whose settings it takes unasked.
+
+    Of translation they are the pairs of languages that the call may mean, all of them where none
+    is of its codes; of a model that names no pairs, and of another task, the task itself.
+    """
+    seq2seq = generation.seq2seq
+    if task is None or seq2seq is None:
+        return ()
+    pairs = _pairs({**(seq2seq.prefixes or {}), **(seq2seq.task_settings or {})})
+    if task != "translation" or not pairs:
+        return (task,)
+    fits = _fitting(pairs, (source_lang, target_lang))
+    return tuple(pairs[pair] for pair in fits or pairs)
 
 
 def _start(start_id: int | None) -> int:
@@ -115,23 +137,28 @@ def _prefix(
         known = list(dict.fromkeys(pair[side == "target"] for pair in pairs))
         if code is not None and code not in known:
             raise _unknown(code, known, side)
-    fits = [
-        pair
-        for pair in pairs
-        if all(code in {None, own} for code, own in zip(codes, pair, strict=True))
-    ]
+    fits = _fitting(pairs, codes)
     if len(fits) != 1:
         named = ", ".join(f"{source} to {target}" for source, target in fits or pairs)
         raise InputError(
             f"the model was trained for {named}; give source_lang and target_lang, or a prefix"
         )
-    return pairs[fits[0]]
+    return prefixes[pairs[fits[0]]]
 
 
-def _pairs(prefixes: Mapping[str, str]) -> dict[tuple[str, str], str]:
-    """Return the prefixes of translation by (source, target)."""
-    found = ((_PAIR.fullmatch(name), prefix) for name, prefix in prefixes.items())
-    return {(match[1], match[2]): prefix for match, prefix in found if match}
+def _pairs(names: Iterable[str]) -> dict[_Codes, str]:
+    """Return those of tasks' names that are of a pair of languages, by (source, target)."""
+    found = ((_PAIR.fullmatch(name), name) for name in names)
+    return {(match[1], match[2]): name for match, name in found if match}
+
+
+def _fitting(pairs: Iterable[_Codes], codes: tuple[str | None, str | None]) -> list[_Codes]:
+    """Return the pairs of languages that codes may mean; None may be any."""
+    return [
+        pair
+        for pair in pairs
+        if all(code in (None, own) for code, own in zip(codes, pair, strict=True))
+    ]
 
 
 def _refuse_codes(codes: tuple[str | None, str | None], why: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import ClassVar
 
@@ -18,29 +18,21 @@ from lmonnx.runtime.generate.stopping import STOP, ids_that_stop
 from lmonnx.runtime.pipelines.base import as_plain, check_many, read_ahead
 from lmonnx.runtime.pipelines.default_params import check_built, default_params
 from lmonnx.runtime.pipelines.joined_answers import joined, required
-from lmonnx.runtime.pipelines.languages import Frame, codes, make_frame
+from lmonnx.runtime.pipelines.languages import codes, make_frame, task_names
 from lmonnx.runtime.pipelines.lasting import Lasting
 from lmonnx.runtime.pipelines.source_parts import Cutter, Part, Refused, Split, all_read
 from lmonnx.runtime.pipelines.spoken import spoken
+from lmonnx.runtime.pipelines.text_request import Request, chosen_split, in_ids
 from lmonnx.runtime.session import SessionConfig
 
 _BLANK = Completion("", (), STOP, 0, 0)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What a call asks for: how to decode, what stands around a source, how it is cut."""
-
-    params: SamplingParams
-    frame: Frame
-    split: Split
 
 
 class TextToText(Lasting):
     """A loaded encoder-decoder; any number of threads may share it.
 
     `built_defaults` are `defaults` without what the checkpoint asks for and is not built.
-    A task says whose prefix stands before a text unasked, and its rule for long text.
+    A task says whose prefix and settings are taken unasked, and its rule for long text.
     """
 
     PREFIX: ClassVar[str | None] = None
@@ -72,7 +64,7 @@ class TextToText(Lasting):
         self.context = self._engines.context
         self.source_limit = self._engines.source_positions
         self._seq2seq = generation.seq2seq
-        self.built_defaults = default_params(generation, context=self.context)
+        self.built_defaults = self._built_for(None, None)
 
     @property
     def defaults(self) -> SamplingParams:
@@ -81,8 +73,18 @@ class TextToText(Lasting):
         Raises:
             UnsupportedError: It asks for what is not built; `built_defaults` do without.
         """
-        check_built(self.generation)
-        return self.built_defaults
+        return self.defaults_for()
+
+    def defaults_for(
+        self, source_lang: str | None = None, target_lang: str | None = None
+    ) -> SamplingParams:
+        """Return `defaults`, with what the checkpoint states for one pair of languages.
+
+        Raises:
+            UnsupportedError: It asks for what is not built.
+        """
+        check_built(self.generation, self._tasks(source_lang, target_lang))
+        return self._built_for(source_lang, target_lang)
 
     @property
     def languages(self) -> tuple[str, ...]:
@@ -184,7 +186,8 @@ class TextToText(Lasting):
         if not isinstance(text, str):
             raise InputError(f"{type(text).__name__} is no text; for several there is `answers`")
         if params is None:
-            params = replace(self.defaults, num_beams=1, n=1)
+            own = self.defaults_for(source_lang, target_lang)
+            params = replace(own, num_beams=1, n=1)
         request = self._request(params, source_lang, target_lang, prefix, split)
         if max(params.n, params.num_beams) > 1:
             raise InputError("a stream is of one answer: leave n and num_beams at 1")
@@ -210,7 +213,7 @@ class TextToText(Lasting):
         split: Split | str | None,
     ) -> Request:
         if params is None:
-            params = self.defaults
+            params = self.defaults_for(source_lang, target_lang)
         if not isinstance(params, SamplingParams):
             raise InputError(f"params is {type(params).__name__}; give SamplingParams(…)")
         if prefix is not None and not isinstance(prefix, str):
@@ -220,32 +223,22 @@ class TextToText(Lasting):
             task=self.PREFIX,
         )  # fmt: skip
         if params.max_new_tokens is None:
-            params = replace(params, max_new_tokens=self.built_defaults.max_new_tokens)
+            own = self._built_for(source_lang, target_lang)
+            params = replace(params, max_new_tokens=own.max_new_tokens)
         if params.limit >= self.context:
             raise InputError(
                 f"max_new_tokens is {params.limit}, but the decoder has {self.context} positions, "
                 f"one for the token that it starts with; give at most {self.context - 1}"
             )
-        return Request(self._in_ids(params, frame), frame, self._rule(split))
+        rule = chosen_split(split, self.SPLIT, self.SPLITS)
+        return Request(in_ids(params, frame, self._target), frame, rule)
 
-    def _in_ids(self, params: SamplingParams, frame: Frame) -> SamplingParams:
-        """Return params whose bad words are ids, and that force what the frame does."""
-        words = tuple(tuple(self._target.within(word)) for word in params.bad_words)
-        forced = (*frame.forced, *params.forced_ids)
-        return replace(
-            params,
-            bad_words=(),
-            bad_words_ids=params.bad_words_ids + tuple(filter(None, words)),
-            forced_ids=forced,
-        )
+    def _tasks(self, source_lang: str | None, target_lang: str | None) -> tuple[str, ...]:
+        return task_names(self.generation, self.PREFIX, source_lang, target_lang)
 
-    def _rule(self, split: Split | str | None) -> Split:
-        if split is None:
-            return self.SPLIT
-        if not any(split == known for known in self.SPLITS):
-            known = ", ".join(name for name in Split if name in self.SPLITS)
-            raise InputError(f"split is {split!r:.40}, must be one of {known}")
-        return Split(split)
+    def _built_for(self, source_lang: str | None, target_lang: str | None) -> SamplingParams:
+        tasks = self._tasks(source_lang, target_lang)
+        return default_params(self.generation, context=self.context, tasks=tasks)
 
     def _read(self, texts: Iterable[str], request: Request) -> Iterator[list[Completion] | Refused]:
         first = 0

@@ -132,3 +132,30 @@ def test_prefixes_are_those_of_the_tasks(tmp_path):
     assert bundle.manifest.generation.seq2seq.prefixes == {"summarization": "summarize: "}
     with pytest.raises(StageError, match="task_specific_params"):
         exported(tmp_path / "bad", "t5", task_specific_params={"summarization": 3})
+
+
+def test_settings_of_tasks_are_kept_and_no_others(tmp_path):
+    own = {"num_beams": 4, "max_length": 200, "stop_strings": None}
+    tasks = {
+        "summarization": {"prefix": "s: ", "temperature": 0.5, "vocab_size": 9, **own},
+        "translation_a_to_b": {"prefix": "b: ", "decoder_start_token_id": 1, "eos_token_id": 2},
+        "translation_a_to_c": {"decoder_start_token_id": 3, "eos_token_id": [1, 5]},
+        "question-answering": {"num_beams": 2},
+    }
+    bundle = exported(tmp_path, "t5", task_specific_params=tasks)
+    assert bundle.manifest.generation.seq2seq.task_settings == {
+        "summarization": {"temperature": 0.5, **own},
+        "translation_a_to_c": {"decoder_start_token_id": 3, "eos_token_id": [1, 5]},
+    }
+    bare = exported(tmp_path / "bare", "t5", task_specific_params={"summarization": {}})
+    assert bare.manifest.generation.seq2seq.task_settings is None
+
+
+def test_export_warns_of_what_run_will_refuse(tmp_path):
+    files = {"generation_config.json": {"decoder_start_token_id": 1, "guidance_scale": 2.0}}
+    step = exported(tmp_path, files=files).manifest.history[-1]
+    assert "asks for guidance_scale = 2.0, which is not built" in step.metrics["warning"]
+    tasks = {"summarization": {"penalty_alpha": 0.6}}
+    step = exported(tmp_path / "t5", "t5", task_specific_params=tasks).manifest.history[-1]
+    assert "penalty_alpha = 0.6 for summarization" in step.metrics["warning"]
+    assert exported(tmp_path / "none").manifest.history[-1].metrics is None

@@ -189,11 +189,15 @@ def test_a_map_of_one_way_leaves_no_other(tmp_path):
 
 def test_prefixes_of_tasks_stand_before_what_is_learnt(tmp_path):
     prefixes = {"translation_a_to_b": "A: ", "translation_a_to_c": "C: "}
-    several = Bundle.open(variant(tmp_path / "several", prefixes=prefixes))
+    stated = {name: {"num_beams": 2} for name in (*prefixes, "summarization")}
+    given = {"prefixes": prefixes, "task_settings": stated}
+    several = Bundle.open(variant(tmp_path / "several", **given))
     with pytest.raises(InputError, match="source_lang and target_lang"):
         shortlist(several, tmp_path / "made", text=TEXT, max_drop=1)
     made = shortlist(several, tmp_path / "made", text=TEXT, max_drop=1, target_lang="c")
-    assert made.manifest.generation.seq2seq.prefixes == {"translation_a_to_c": "C: "}
+    seq2seq = made.manifest.generation.seq2seq
+    assert seq2seq.prefixes == {"translation_a_to_c": "C: "}
+    assert set(seq2seq.task_settings) == {"translation_a_to_c", "summarization"}
 
 
 def test_the_manifest_says_where_the_map_is(made):

@@ -50,7 +50,8 @@ def test_settings_mean_what_they_mean_in_transformers_pipelines(stated, expected
     "wrong",
     [{"num_beams": 1000}, {"max_length": "long"}, {"bad_words_ids": 7}, {"num_beams": 0},
      {"num_return_sequences": 3, "num_beams": 2}, {"num_return_sequences": 5},
-     {"num_return_sequences": 2, "num_beams": 1}, {"num_return_sequences": 0}],
+     {"num_return_sequences": 2, "num_beams": 1}, {"num_return_sequences": 0},
+     {"max_length": 1}, {"max_new_tokens": 0}],
     ids=str,
 )  # fmt: skip
 def test_a_setting_that_cannot_be_is_the_bundles_fault(wrong):
@@ -58,6 +59,14 @@ def test_a_setting_that_cannot_be_is_the_bundles_fault(wrong):
         params(**wrong)
     named = "where n is num_return_sequences" in str(found.value)
     assert named == ("num_return_sequences" in wrong)
+
+
+def test_a_least_length_above_the_most_is_the_most():
+    """So is what transformers answers, with a warning."""
+    given = params(max_length=9, min_length=30)
+    assert (given.max_new_tokens, given.min_new_tokens) == (8, 8)
+    given = params(max_new_tokens=4, min_new_tokens=6)
+    assert (given.max_new_tokens, given.min_new_tokens) == (4, 4)
 
 
 def test_a_setting_that_is_not_built_is_said_unless_params_are_given(load):
