@@ -11,9 +11,6 @@ from lmonnx.runtime.generate.rules import Rules
 from lmonnx.runtime.generate.stopping import ids_that_stop
 from lmonnx.runtime.generate.structured import Constraint
 
-# The end of the prompt is decoded with the completion: whether a space comes first depends on it.
-PREFIX = 8
-
 
 @dataclass(frozen=True, slots=True)
 class Voice:
@@ -50,6 +47,4 @@ class Voice:
 
     def detokenizer(self, prompt: Sequence[int]) -> Detokenizer:
         """Return what makes text of the tokens after a prompt."""
-        return Detokenizer(
-            self.decode, prompt[-PREFIX:], byte_ids=self.byte_ids, cleans=self.cleans
-        )
+        return Detokenizer(self.decode, prompt, byte_ids=self.byte_ids, cleans=self.cleans)

@@ -5,6 +5,7 @@ import pytest
 from tokenizers import Tokenizer
 
 from lmonnx.runtime.generate.detokenizer import Detokenizer, byte_fallback_ids
+from lmonnx.runtime.generate.voice import Voice
 from tests import tiny_decoding
 from tests.conftest import MODELS, SHARED
 
@@ -48,6 +49,22 @@ def real(path):
 )
 def tokenizer(request):
     return request.param() if callable(request.param) else real(request.param)
+
+
+@pytest.mark.parametrize("characters", ["नमस्ते दुनिया", "中文字符", "😀👩‍👩‍👧‍👦", "한국어"])
+def test_a_prompt_that_ends_in_many_bytes_is_no_part_of_the_completion(tokenizer, characters):
+    prompt, rest = (tokenizer.encode(text).ids for text in (f"a {characters}", " cat. It"))
+    voice = Voice(
+        vocabulary=tokenizer.get_vocab_size(),
+        stop_ids=(),
+        encode=lambda text: tokenizer.encode(text).ids,
+        decode=tokenizer.decode,
+        constrain=lambda params: None,
+        byte_ids=byte_fallback_ids(tokenizer.token_to_id),
+    )
+    spoken = voice.detokenizer(prompt)
+    found = "".join([*map(spoken.push, rest), spoken.flush()])
+    assert found == expected(tokenizer, rest, prompt)
 
 
 @pytest.mark.parametrize("text", TEXTS)
