@@ -168,7 +168,8 @@ def test_pieces_join_to_the_decoded_text_for_any_tokens(name, data):
     assert "".join(pieces) + detokenizer.flush() == made.decode([*prefix, *rest])[len(before) :]
 
 
-@given(st.lists(st.text("abcn't.,!? sve", max_size=9)))
+@settings(max_examples=300)
+@given(st.lists(st.text("abcn't.,!? sve\n中", max_size=9)))
 def test_cleaned_pieces_join_to_the_cleaned_text(pieces):
     detokenizer = Detokenizer(lambda ids: "".join(pieces[i] for i in ids), cleans=True)
     shown = [detokenizer.push(i) for i in range(len(pieces))]

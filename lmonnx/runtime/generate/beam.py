@@ -80,5 +80,9 @@ class BeamSearch:
         return Step(steps.parents[0], steps.tokens[0])
 
     def best(self) -> list[tuple[list[int], float]]:
-        """Return the n best (tokens, score), best first; a stop id is the last of its tokens."""
+        """Return the n best (tokens, score), best first; a stop id is the last of its tokens.
+
+        Raises:
+            InputError: There is none, see `BeamGroups.best`.
+        """
         return self._search.best(0)

@@ -10,10 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.runtime.generate.params import SamplingParams
+from lmonnx.runtime.generate.sampling import no_token
 from lmonnx.runtime.generate.selection import Ids
 from lmonnx.runtime.numerics import Floats
 
 _WORST = np.float32(-1e9)  # transformers' score of what must not be chosen
+_NONE = np.float32(-np.inf)  # the score of an end that is not there
+_LEAST, _SMALLEST = np.finfo(np.float32).min, np.finfo(np.float32).tiny
 _ROOM = 32  # tokens that there is room for at first
 _ARRAYS = (
     "_limits", "_penalties", "_is_eager", "_looks_far", "lengths", "done", "_can_improve",
@@ -95,7 +98,7 @@ class BeamGroups:
             _can_improve=np.ones(new, bool),
             _scores=begun,
             tokens=tokens,
-            _ended=np.full((new, n), _WORST),
+            _ended=np.full((new, n), _NONE),
             _ended_lengths=np.zeros((new, n), np.int64),
             _ended_tokens=tokens,
         )
@@ -142,16 +145,26 @@ class BeamGroups:
         self.tokens[searches, np.arange(self.beams), self.lengths[:, None] - 1] = tokens
         self._can_improve = self._can_improve & self._may_improve()
         full = self._ended_lengths.all(axis=1) & self._is_eager
-        self.done = ~self._can_improve | full | ends.all(axis=1)
+        is_stuck = ~(scores[:, 0] > -np.inf)
+        self.done = ~self._can_improve | full | ends.all(axis=1) | is_stuck
         return Steps(parents, tokens)
 
     def best(self, place: int) -> list[tuple[list[int], float]]:
-        """Return a search's n best (tokens, score), best first; a stop id is the last token."""
-        return [
-            (self._ended_tokens[place, i, : self._ended_lengths[place, i]].tolist(), float(score))
-            for i, score in enumerate(self._ended[place])
-            if self._ended_lengths[place, i]
-        ][: self._params[place].n]
+        """Return a search's n best (tokens, score), best first; a stop id is the last token.
+
+        Where rules leave fewer the last is there again.
+
+        Raises:
+            InputError: They leave none, or the model gave NaN.
+        """
+        count, n = np.count_nonzero(self._ended_lengths[place]), self._params[place].n
+        if not count:
+            raise no_token()
+        tokens, lengths, scores = (
+            rows[place] for rows in (self._ended_tokens, self._ended_lengths, self._ended)
+        )
+        places = [min(i, count - 1) for i in range(n)]
+        return [(tokens[i, : lengths[i]].tolist(), float(scores[i])) for i in places]
 
     def _append(self, **rows: NDArray[Any]) -> None:
         for name, more in rows.items():
@@ -167,13 +180,13 @@ class BeamGroups:
     def _finish(self, scores: Floats, parents: Ids, tokens: Ids, ends: NDArray[np.bool_]) -> None:
         """Take into the best ends those of the first candidates that end here."""
         n = self.beams
-        real = ends[:, :n]  # the other candidates are only spare
+        real = ends[:, :n] & (scores[:, :n] > -np.inf)  # the other candidates are only spare
         if not real.any():
             return
         at = np.flatnonzero(real.any(axis=1))
         lengths = self.lengths[at]
-        divisors = _divisors(lengths, self._penalties[at])[:, None]
-        final = scores[at, :n] / divisors + ~real[at] * _WORST
+        final = _divided(scores[at, :n], lengths, self._penalties[at])
+        final[~real[at]] = _NONE
         grown = self.tokens[at[:, None], parents[at, :n]]
         grown[np.arange(len(at)), :, lengths - 1] = tokens[at, :n]
         merged = np.concatenate([self._ended[at], final], axis=1)
@@ -192,15 +205,21 @@ class BeamGroups:
     def _may_improve(self) -> NDArray[np.bool_]:
         """Guess, as transformers does, whether the best running beam may yet beat an end."""
         lengths = np.where(self._looks_far, self._limits, self.lengths)
-        possible = self._scores[:, 0] / _divisors(lengths, self._penalties)
-        # The worst of the ends is _WORST or less where one is lacking: any beam will do.
-        bound = np.where(self._ended_lengths.any(axis=1), self._ended.min(axis=1), _WORST)
-        improves: NDArray[np.bool_] = possible > bound
+        possible = _divided(self._scores[:, 0], lengths, self._penalties)
+        full = self._ended_lengths.all(axis=1)
+        bound = np.where(full, self._ended.min(axis=1), _WORST)
+        # Unlike transformers' a search goes on for ends that are lacking, however low they score.
+        lives = self._scores[:, 0] > _WORST
+        improves: NDArray[np.bool_] = (possible > bound) | (lives & ~full)
         return improves
 
 
-def _divisors(lengths: Ids, penalties: Floats) -> Floats:
-    return (lengths.astype(np.float64) ** penalties).astype(np.float32)
+def _divided(scores: Floats, lengths: Ids, penalties: Floats) -> Floats:
+    """Return scores over lengths ** penalties: (G,) or (G, n), (G,), (G,)."""
+    with np.errstate(over="ignore"):  # an extreme penalty makes all scores alike
+        divisors = (lengths.astype(np.float64) ** penalties).astype(np.float32)
+        found: Floats = (scores.T / np.maximum(divisors, _SMALLEST)).T
+    return np.maximum(found, _LEAST)
 
 
 def _ranked(values: Floats, count: int) -> Ids:

@@ -101,8 +101,10 @@ class BeamLane(Lane):
         before = search.tokens
         steps = search.advance(values, ids)
         for place in np.flatnonzero(search.done).tolist():
-            if self.jobs[place].error is None:
-                self.jobs[place].finish(search.best(place))
+            job = self.jobs[place]
+            if job.error is None:
+                with Blame(job):
+                    job.finish(search.best(place))
         return self._rows.follow(steps, before, search.lengths)
 
     def _drop_nan(self, values: Floats, ids: Ids) -> None:

@@ -13,6 +13,7 @@ from lmonnx.runtime.generate.decoder import Logits
 from lmonnx.runtime.generate.logprobs import likeliest, log_softmax
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.request import Chunk, Completion, Job
+from lmonnx.runtime.generate.sampling import no_token
 from lmonnx.runtime.generate.slots import Slots
 from lmonnx.runtime.generate.voice import Voice
 
@@ -34,9 +35,12 @@ class Beams(Job):
             stop_ids=self._stops,
             vocabulary=voice.vocabulary,
         )
+        self._best: list[tuple[list[int], float]] = []
 
     def take(self, logits: Logits, slots: Slots, drafted: Sequence[int] = ()) -> None:
         """Advance the search by a token, and move the rows of beams that change parents."""
+        if np.isnan(logits.max()):
+            raise no_token()
         step = (
             self._search.advance_top(*self._top(logits)) if self._is_idle else self._ruled(logits)
         )
@@ -47,11 +51,12 @@ class Beams(Job):
         ]
         self.is_done = self._search.is_done
         if self.is_done:
+            self._best = self._search.best()
             self.news.append(Chunk("", (), "stop"))
 
     def completions(self) -> list[Completion]:
         """Return the n best, best first, once the job is done."""
-        return [self._completion(tokens, score) for tokens, score in self._search.best()]
+        return [self._completion(tokens, score) for tokens, score in self._best]
 
     def _ruled(self, logits: Logits) -> Step:
         scores = log_softmax(logits)  # (1, V) at first, then (beams, V)

@@ -10,8 +10,9 @@ from lmonnx.runtime.tokenizer import clean_up_spaces
 _INVALID = "\ufffd"
 _LONGEST = 24  # a window this long is cut
 _KEPT = 6  # to about so many tokens
-# What is cleaned starts with a space and has at most three characters more.
-_SAFE = re.compile(r"(?<=[^ ]{3}) ")
+# What is cleaned starts with a space, has at most three letters and marks in a row, and no space
+# inside but one beside a lone apostrophe (" n ' t"): so it lies across no other place.
+_SAFE = re.compile(r"(?s).*(?:[^ ]{3}|(?<=[^ '])(?= (?:[^']|'[^ ])))")
 
 
 class Detokenizer:
@@ -40,7 +41,7 @@ class Detokenizer:
             decode: Ids → text, special tokens skipped or not.
             prefix: The tokens before, whose text is not given but decides on spaces.
             byte_ids: Those of byte fallback (see `byte_fallback_ids`).
-            cleans: Give the text without the spaces before punctuation, a word late.
+            cleans: Give the text without the spaces before punctuation, a few characters late.
         """
         self._decode, self._byte_ids = decode, byte_ids
         # Without byte fallback a last U+FFFD may be the beginning of a character.
@@ -114,7 +115,8 @@ class _Cleaner:
     def push(self, text: str) -> str:
         """Take text; return, cleaned, what no later text can change."""
         self._held += text
-        cut = max((match.start() for match in _SAFE.finditer(self._held)), default=0)
+        safe = _SAFE.match(self._held)
+        cut = safe.end() if safe else 0
         done, self._held = self._held[:cut], self._held[cut:]
         return clean_up_spaces(done)
 

@@ -27,13 +27,18 @@ def sample(logits: Floats, params: SamplingParams, rng: np.random.Generator) -> 
     """
     likeliest = int(logits.argmax())
     if not logits[likeliest] > -np.inf:  # argmax finds NaN first
-        raise InputError(
-            "no token can come next: the options exclude all, or the model gave NaN; loosen "
-            "suppress_tokens, bad_words, no_repeat_ngram_size, min_new_tokens or the schema"
-        )
+        raise no_token()
     if params.temperature == 0:
         return likeliest
     return _draw(warp(logits, params), rng.random())
+
+
+def no_token() -> InputError:
+    """Return what is wrong where nothing can be chosen."""
+    return InputError(
+        "no token can come next: the options exclude all, or the model gave NaN; loosen "
+        "suppress_tokens, bad_words, no_repeat_ngram_size, min_new_tokens or the schema"
+    )
 
 
 def warp(logits: Floats, params: SamplingParams) -> Floats:

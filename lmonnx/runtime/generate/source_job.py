@@ -13,7 +13,7 @@ from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.rules import Rules, lasting_bans, only_lowers, renormalizes
 from lmonnx.runtime.generate.sampled import random_numbers
 from lmonnx.runtime.generate.sampling import sample
-from lmonnx.runtime.generate.stopping import ids_that_stop
+from lmonnx.runtime.generate.stopping import LENGTH, STOP, ids_that_stop
 from lmonnx.runtime.numerics import Floats
 
 _UNUSED = np.random.default_rng(0)  # at temperature 0
@@ -31,6 +31,11 @@ class Finished:
     token_ids: tuple[int, ...]
     finish_reason: str
     score: float | None = None
+
+    @property
+    def spoken_ids(self) -> tuple[int, ...]:
+        """The tokens whose text is the answer's: all but a stop id."""
+        return self.token_ids[:-1] if self.finish_reason == STOP else self.token_ids
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +166,7 @@ class SourceJob:
         self.results = [
             Finished(
                 tuple(tokens),
-                "stop" if tokens and tokens[-1] in self.manner.stop_ids else "length",
+                STOP if tokens and tokens[-1] in self.manner.stop_ids else LENGTH,
                 score,
             )
             for tokens, score in found

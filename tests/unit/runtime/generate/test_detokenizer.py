@@ -6,6 +6,7 @@ from tokenizers import Tokenizer
 
 from lmonnx.runtime.generate.detokenizer import Detokenizer, byte_fallback_ids
 from lmonnx.runtime.generate.voice import Voice
+from lmonnx.runtime.tokenizer import clean_up_spaces
 from tests import tiny_decoding
 from tests.conftest import MODELS, SHARED
 
@@ -139,3 +140,15 @@ def test_a_token_costs_the_decoding_of_a_short_window(make):
         for token in row:
             detok.push(token)
         assert max(sizes, default=0) < 300 and sum(sizes) < 80 * 2000
+
+
+@pytest.mark.parametrize(
+    "text", ["abcdef" * 9, "中文。" * 20, "1 2 " * 20, ". " * 40, "n 'm , " * 9]
+)
+def test_text_that_is_cleaned_comes_a_few_characters_late(text):
+    spoken = Detokenizer(lambda ids: "".join(text[index] for index in ids), cleans=True)
+    found = ""
+    for index in range(len(text)):
+        found += spoken.push(index)
+        assert len(clean_up_spaces(text[: index + 1])) - len(found) <= 4
+    assert found + spoken.flush() == clean_up_spaces(text)

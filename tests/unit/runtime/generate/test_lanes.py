@@ -250,3 +250,20 @@ times = st.integers(0, 8)
 def test_options_of_decoders_alone_are_refused(options):
     with pytest.raises(InputError, match="encoder-decoder"):
         job(**options)
+
+
+def test_a_job_whose_rules_leave_no_token_fails_alone():
+    every = tuple((index,) for index in range(V))
+    asked = {"num_beams": 2, "max_new_tokens": 6, "suppress_tokens": (0,)}
+    jobs = [
+        job(no_repeat_ngram_size=1, bad_words_ids=words, **asked)
+        for words in (every[1:2] + every[4:], every[1:2])
+    ]
+    lane = lane_of(*jobs)
+    rng = np.random.default_rng(0)
+    while live := [place for place, each in enumerate(lane.jobs) if not each.has_ended]:
+        lane.keep(live)
+        lane.advance(scores(rng.standard_normal((2 * len(live), V)), lane.top))
+    assert isinstance(jobs[0].error, InputError) and "no token" in str(jobs[0].error)
+    (found,) = jobs[1].results
+    assert len(found.token_ids) == 6
