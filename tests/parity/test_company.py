@@ -51,3 +51,21 @@ def test_answers_do_not_depend_on_company_repetition_or_pieces(bundle, monkeypat
     monkeypatch.setattr(scheduler, "ALONE", 3)
     with lmonnx.load(bundle, context=512, verify=False) as model:
         assert ids(model(PROMPTS, GREEDY)) == alone
+
+
+@pytest.mark.parametrize("length", [64, 65, 66, 127, 128, 129, 130, 257])
+def test_nor_do_those_to_prompts_at_the_borders_of_attentions_blocks(bundle, length):
+    words = [7 * index % 4000 + 20 for index in range(length + 8)]
+    asked = SamplingParams(max_new_tokens=8, ignore_eos=True, logprobs=0)
+    found = []
+    for start in (0, 5):
+        prompt = words[start : start + length]
+        with lmonnx.load(bundle, context=512, verify=False) as model:
+            found.append([model([prompt], asked)[0], model([prompt], asked)[0]])
+        with lmonnx.load(bundle, context=512, verify=False) as model:
+            stream = model.stream(words[:9], SamplingParams(max_new_tokens=99, ignore_eos=True))
+            next(stream)  # from now on prompts are read in pieces
+            found[-1].append(model([prompt], asked)[0])
+            stream.close()
+    for alone, again, beside in found:
+        assert alone == again == beside

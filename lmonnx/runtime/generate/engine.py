@@ -20,7 +20,11 @@ class Engine(Turns[Job]):
         self._decoder = decoder
         self._slots = Slots(cache)
         self._scheduler = Scheduler(
-            self._slots, count=cache.slots, context=cache.length, vocabulary=decoder.vocabulary
+            self._slots,
+            count=cache.slots,
+            context=cache.length,
+            vocabulary=decoder.vocabulary,
+            head_size=cache.spec.head_size,
         )
         self._live: list[Job] = []
 

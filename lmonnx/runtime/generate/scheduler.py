@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from dataclasses import dataclass
+from math import gcd
 
 from lmonnx.errors import InputError
 from lmonnx.runtime.generate.request import Job
@@ -13,6 +14,9 @@ from lmonnx.runtime.generate.slots import Slots, common_prefix
 ALONE, IN_COMPANY = 512, 64
 # A call that gives the logits of many tokens gives at most 64 MiB of them.
 MOST_LOGITS = 2**24
+# Attention reads a piece in blocks of twice a head's size, or of what fits into the cache of the
+# CPU: of multiples of this, if it divides the first.
+BLOCK = 16
 # A job waits for a prompt that is being read if it would save so many tokens.
 WORTH_WAITING = 16
 
@@ -35,8 +39,11 @@ class Piece:
 class Scheduler:
     """The line of jobs: first come, first served."""
 
-    def __init__(self, slots: Slots, *, count: int, context: int, vocabulary: int) -> None:
+    def __init__(
+        self, slots: Slots, *, count: int, context: int, vocabulary: int, head_size: int
+    ) -> None:
         self._slots = slots
+        self._block = gcd(BLOCK, 2 * head_size)
         self._count, self._context = count, context
         self._most_kept = max(1, MOST_LOGITS // vocabulary)
         self.waiting: deque[Job] = deque()
@@ -94,8 +101,10 @@ class Scheduler:
         if job.reads_from < len(job.prompt) - 1:
             size = min(size, self._most_kept)
         stop = min(start + size, len(job.prompt))
-        if stop == len(job.prompt) - 1:  # no row alone: see `_reusable`
+        if stop == len(job.prompt) - 1:
             stop += 1
+        if stop - start > 2 and (stop - start) % self._block == 1:
+            stop -= 2  # no row alone, nor in a block of attention: see `_reusable`
         return Piece(job, start, stop, max(0, stop - max(start, job.reads_from)))
 
     def _should_wait(self, job: Job) -> bool:
@@ -108,6 +117,6 @@ class Scheduler:
 def _reusable(job: Job) -> list[int]:
     """Return the tokens whose rows may come from another prompt.
 
-    Two at least are left to be read: a row that is read alone differs in its last bits.
+    Two at least are left to be read: a row that attention reads alone differs in its last bits.
     """
     return job.prompt[: max(0, min(job.reads_from, len(job.prompt) - 2))]

@@ -32,11 +32,6 @@ class Finished:
     finish_reason: str
     score: float | None = None
 
-    @property
-    def spoken_ids(self) -> tuple[int, ...]:
-        """The tokens whose text is the answer's: all but a stop id."""
-        return self.token_ids[:-1] if self.finish_reason == STOP else self.token_ids
-
 
 @dataclass(frozen=True, slots=True)
 class Kind:

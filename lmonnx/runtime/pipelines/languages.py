@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from difflib import get_close_matches
 
@@ -58,7 +58,7 @@ def make_frame(
     languages = seq2seq.languages
     if languages is None:
         codes = (source_lang, target_lang)
-        found = _prefix(seq2seq.prefixes or {}, codes, task) if prefix is None else prefix
+        found = _prefix(seq2seq, codes, task) if prefix is None else prefix
         if prefix is not None:
             _refuse_codes(codes, "its prefix says what to do")
         return Frame(_start(seq2seq.start_id), found)
@@ -75,7 +75,8 @@ def codes(seq2seq: Seq2Seq) -> tuple[str, ...]:
     """Return the codes of a model's languages: those of its tokens, else of its prefixes."""
     if seq2seq.languages is not None:
         return tuple(seq2seq.languages.ids)
-    return tuple(dict.fromkeys(code for pair in _pairs(seq2seq.prefixes or ()) for code in pair))
+    named = _named_pairs(seq2seq) if _pairs(seq2seq.prefixes or ()) else ()
+    return tuple(dict.fromkeys(code for pair in named for code in pair))
 
 
 def task_names(
@@ -92,7 +93,7 @@ def task_names(
     seq2seq = generation.seq2seq
     if task is None or seq2seq is None:
         return ()
-    pairs = _pairs({**(seq2seq.prefixes or {}), **(seq2seq.task_settings or {})})
+    pairs = _named_pairs(seq2seq)
     if task != "translation" or not pairs:
         return (task,)
     fits = _fitting(pairs, (source_lang, target_lang))
@@ -122,17 +123,16 @@ def _token(languages: Languages, code: str | None, side: str) -> tuple[int, ...]
     return (languages.ids[code],)
 
 
-def _prefix(
-    prefixes: Mapping[str, str], codes: tuple[str | None, str | None], task: str | None
-) -> str:
+def _prefix(seq2seq: Seq2Seq, codes: tuple[str | None, str | None], task: str | None) -> str:
     """Return the prefix of a task, or of a pair of languages; a code is for translation only."""
-    pairs = _pairs(prefixes)
+    prefixes = seq2seq.prefixes or {}
     if task != "translation":
         _refuse_codes(codes, "it does not translate")
         return "" if task is None else prefixes.get(task, "")
-    if not pairs:
+    if not _pairs(prefixes):
         _refuse_codes(codes, _ONE_WAY)
         return prefixes.get(task, "")
+    pairs = _named_pairs(seq2seq)
     for side, code in zip(("source", "target"), codes, strict=True):
         known = list(dict.fromkeys(pair[side == "target"] for pair in pairs))
         if code is not None and code not in known:
@@ -143,7 +143,12 @@ def _prefix(
         raise InputError(
             f"the model was trained for {named}; give source_lang and target_lang, or a prefix"
         )
-    return prefixes[pairs[fits[0]]]
+    return prefixes.get(pairs[fits[0]], "")
+
+
+def _named_pairs(seq2seq: Seq2Seq) -> dict[_Codes, str]:
+    """Return the tasks of pairs of languages that have a prefix or settings."""
+    return _pairs({**(seq2seq.prefixes or {}), **(seq2seq.task_settings or {})})
 
 
 def _pairs(names: Iterable[str]) -> dict[_Codes, str]:

@@ -28,13 +28,13 @@ def spoken(
         parts: In their order.
         streams: The tokens of each one's answer as they come; none where it is blank.
         decode: Ids → text, special tokens skipped.
-        stops: The ids that end an answer, which have no text.
+        stops: The ids that end an answer.
     """
     joiner, reason = _Joiner(), STOP
     for part, stream in zip(parts, streams, strict=True):
         text, last = GrowingText(decode), None
         for last in stream:
-            piece = text.finish() if last in stops else text.push(last)
+            piece = text.finish(last) if last in stops else text.push(last)
             yield Chunk(joiner.add(piece), (last,))
         if last is not None and last not in stops:
             reason = LENGTH
@@ -57,8 +57,9 @@ class GrowingText:
         earlier = self._decode(self._tokens[:-_HELD])
         return self._show(_common(earlier, self._decode(self._tokens)))
 
-    def finish(self) -> str:
-        """Return the rest."""
+    def finish(self, *last: int) -> str:
+        """Take what comes last, if there is any more; return the rest."""
+        self._tokens += last
         return self._show(self._decode(self._tokens))
 
     def _show(self, text: str) -> str:

@@ -260,7 +260,7 @@ class TextToText(Lasting):
         if not sources:
             return []
         found = self._engines.run(sources, request.params, start_id=request.frame.start_id)
-        texts = iter(self._target.decode_many([each.spoken_ids for row in found for each in row]))
+        texts = iter(self._target.decode_many([each.token_ids for row in found for each in row]))
         return [
             [
                 Completion(

@@ -148,3 +148,11 @@ def test_growing_text_joined_is_the_whole_text(tiny, tokens):
     text = GrowingText(tiny._target.text)
     pieces = [text.push(token) for token in tokens]
     assert "".join(pieces) + text.finish() == tiny._target.text(tokens)
+
+
+def test_a_stream_says_what_a_call_says_where_an_ordinary_token_ends_it(tiny):
+    (whole,) = tiny("one", SamplingParams(max_new_tokens=12))
+    for stop in set(whole.token_ids):
+        params = SamplingParams(max_new_tokens=12, stop_ids=(stop,))
+        (found,) = tiny("one", params)
+        assert "".join(chunk.text for chunk in tiny.stream("one", params)) == found.text

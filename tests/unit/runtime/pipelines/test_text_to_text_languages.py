@@ -126,3 +126,12 @@ def test_a_summary_is_asked_for_by_its_prefix(load):
     model = load(task=Task.SUMMARIZATION, prefixes=T5)
     plain = load(task=Task.TEXT_TO_TEXT, prefixes=T5)
     assert model("one") == plain("summarize: one") == plain("one", prefix="summarize: ")
+
+
+def test_a_pair_of_languages_may_have_settings_and_no_prefix():
+    settings = {"translation_en_to_ro": {"num_beams": 2}}
+    t5 = Seq2Seq(0, prefixes=T5, task_settings=settings)
+    assert make_frame(t5, target_lang="ro", task="translation").prefix == ""
+    assert codes(t5) == ("en", "de", "fr", "ro")
+    with pytest.raises(InputError, match="takes none"):
+        make_frame(Seq2Seq(0, task_settings=settings), target_lang="ro", task="translation")

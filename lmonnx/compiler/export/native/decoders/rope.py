@@ -105,8 +105,17 @@ def _kind(scaling: Config, fields: RopeFields) -> str:
 
 def frequencies(base: float, rotated: int) -> Frequencies:
     """Return base^(-2i/rotated) for i from 0: (rotated / 2,)."""
+    result: Frequencies = np.float32(1) / _powers(base, rotated)
+    return result
+
+
+def _powers(base: float, rotated: int) -> Frequencies:
+    """Return base^(2i/rotated) as torch has it: rounded once, where numpy is often a bit off.
+
+    A bit is .01 of an angle at position 100,000.
+    """
     exponents = np.arange(0, rotated, 2, dtype=np.float32) / np.float32(rotated)
-    result: Frequencies = np.float32(1) / np.float32(base) ** exponents
+    result: Frequencies = (np.float64(base) ** exponents.astype(np.float64)).astype(np.float32)
     return result
 
 
@@ -193,9 +202,7 @@ def _longrope(asked: _Asked) -> Rope:
         factor = asked.context / asked.stated
     default = math.sqrt(1 + math.log(factor) / math.log(asked.original)) if factor > 1 else 1.0
     scale = fields.number_or_none("attention_factor") or default
-    rotated = 2 * len(asked.plain)
-    exponents = np.arange(0, rotated, 2, dtype=np.float32) / np.float32(rotated)
-    scaled = np.float32(1) / (short * np.float32(asked.base) ** exponents)
+    scaled = np.float32(1) / (short * _powers(asked.base, 2 * len(asked.plain)))
     return Rope(tuple(scaled.tolist()), scale, min(asked.original, asked.context))
 
 
