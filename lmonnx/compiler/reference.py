@@ -71,6 +71,26 @@ def transformers_ready() -> Iterator[None]:
         yield
 
 
+@contextmanager
+def reference_runs(name: str) -> Iterator[None]:
+    """Say of whatever fails that it is transformers that does.
+
+    Args:
+        name: The checkpoint.
+
+    Raises:
+        StageError: Something failed.
+    """
+    try:
+        yield
+    except Exception as error:
+        line = (str(error).splitlines() or [""])[0]
+        raise StageError(
+            f"transformers itself fails on {name} ({type(error).__name__}: {line:.200}), so there "
+            "is nothing to compare with; export with --no-verify if you must"
+        ) from error
+
+
 @dataclass(frozen=True, slots=True)
 class _Asked:
     """A batch that was run: its encoding, what the model gave, and the bundle it is for."""
@@ -214,16 +234,18 @@ def _answers(checkpoint: Checkpoint, texts: Sequence[Text], made: RawModel) -> l
     found: dict[int, Raw] = {}
     with torch.inference_mode():
         for rows in _batches(texts):
-            # Decoders refuse types, or as GPT-2 does add the vector of a word.
-            encoding = tokenizer(
-                *_columns([texts[row] for row in rows]),
-                padding=True,
-                truncation=reference.truncation,
-                max_length=manifest.text.max_length,
-                return_tensors="pt",
-                return_token_type_ids=False if reference.decodes else None,
-            )
-            found.update(zip(rows, reference.rows(_ask(model, encoding, made)), strict=True))
+            with reference_runs(checkpoint.repo):
+                # Decoders refuse types, or as GPT-2 does add the vector of a word.
+                encoding = tokenizer(
+                    *_columns([texts[row] for row in rows]),
+                    padding=True,
+                    truncation=reference.truncation,
+                    max_length=manifest.text.max_length,
+                    return_tensors="pt",
+                    return_token_type_ids=False if reference.decodes else None,
+                )
+                asked = _ask(model, encoding, made)
+            found.update(zip(rows, reference.rows(asked), strict=True))
     return [found[row] for row in range(len(texts))]
 
 

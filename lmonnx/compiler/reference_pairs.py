@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -13,7 +12,7 @@ from numpy.typing import NDArray
 from lmonnx.bundle.manifest import Languages, Place
 from lmonnx.bundle.settings import NOT_BUILT
 from lmonnx.compiler.checkpoint import Checkpoint
-from lmonnx.compiler.reference import LOCAL
+from lmonnx.compiler.reference import LOCAL, reference_runs
 from lmonnx.errors import StageError
 
 Ids = tuple[int, ...]
@@ -41,26 +40,6 @@ class Asked:
             None if languages.source_place is Place.NONE else source,
             None if languages.target_place is Place.NONE else target,
         )
-
-
-@contextmanager
-def reference_runs(name: str) -> Iterator[None]:
-    """Say of whatever fails that it is transformers that does.
-
-    Args:
-        name: The checkpoint.
-
-    Raises:
-        StageError: Something failed.
-    """
-    try:
-        yield
-    except Exception as error:
-        line = (str(error).splitlines() or [""])[0]
-        raise StageError(
-            f"transformers itself fails on {name} ({type(error).__name__}: {line:.200}), so there "
-            "is nothing to compare with; export with --no-verify if you must"
-        ) from error
 
 
 class PairReference:

@@ -36,8 +36,7 @@ def measure_likelihood(
         model: A loaded decoder.
         path: UTF-8 text of at most 64 MiB.
         window: Tokens that are read together; None is the model's context.
-        stride: How far the window moves at a time; None is half of it, and `window` itself
-            makes the windows disjoint, the first token of each unscored.
+        stride: How far the window moves at a time; None is half of it.
 
     Raises:
         InputError: The file cannot be read, is too short, or window and stride do not fit.

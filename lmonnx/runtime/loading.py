@@ -48,7 +48,7 @@ def load(
         context: For decoders: the most tokens of prompt and completion together; for
             encoder-decoders: of the answer; None is the model's own, or what `cache_bytes` allows.
         slots: For both: how many sequences run at once (a beam is one); None is 8 for decoders and
-            96 for encoder-decoders, or what `cache_bytes` allows.
+            80 for encoder-decoders, or what `cache_bytes` allows.
         cache_bytes: For both: the most memory of their keys and values, 2 GiB unasked; it is
             taken as it is used.
         draft: For decoders: a smaller one of the same tokenizer, as a bundle's folder or loaded,

@@ -1,5 +1,6 @@
 """A classifier is compared with transformers on pairs too: what single texts do not show."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -8,6 +9,7 @@ from lmonnx.bundle.bundle import Bundle
 from lmonnx.compiler.checkpoint import open_checkpoint
 from lmonnx.compiler.export import export
 from lmonnx.compiler.verify import verify_against
+from lmonnx.errors import StageError
 from tests import tiny
 
 pytestmark = pytest.mark.parity
@@ -31,3 +33,14 @@ def test_a_wrong_type_of_the_second_text_is_found(tmp_path):
     wrong = replace(text, source=replace(text.source, one_type=True))
     changed = Bundle(made.path, replace(made.manifest, text=wrong))
     assert verify_against(changed, checkpoint).relative > 1e-3
+
+
+def test_a_tokenizer_that_transformers_own_model_refuses_is_named(tmp_path):
+    source = tiny.WRITERS["distilbert"](tmp_path / "source")
+    path = source / "tokenizer_config.json"
+    settings = json.loads(path.read_text())
+    settings |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+    settings["model_input_names"] = ["input_ids", "token_type_ids", "attention_mask"]
+    path.write_text(json.dumps(settings))
+    with pytest.raises(StageError, match=r"transformers itself fails.*token_type_ids.*--no-verify"):
+        export(open_checkpoint(str(source)), tmp_path / "made")

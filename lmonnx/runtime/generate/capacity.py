@@ -9,7 +9,7 @@ from lmonnx.errors import InputError
 from lmonnx.runtime.generate.kv_cache import KVCache, token_bytes
 
 SLOTS = 8
-ROWS = 96  # of an encoder-decoder, whose rows are many and short
+ROWS = 80  # of an encoder-decoder, whose rows are many and short; more take memory and no less time
 SOURCES = 48  # of those rows, where nobody asks for slots: more take memory and hardly less time
 FIRST_LENGTH = 32  # tokens that each of those rows has room for at first
 CACHE_BYTES = 2 * 2**30

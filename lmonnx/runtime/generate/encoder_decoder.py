@@ -55,6 +55,7 @@ class EncoderDecoder:
         sources: int,
         vocabulary: int,
         pad: int,
+        max_tokens: int = MAX_TOKENS,
         is_flat: bool = False,
         shortlist: Shortlist | None = None,
     ) -> None:
@@ -67,11 +68,12 @@ class EncoderDecoder:
             sources: At most so many at once.
             vocabulary: V.
             pad: The id that fills sources up.
+            max_tokens: Of the sources that are encoded at once, padding included.
             is_flat: Whether the decoder gives logits (N, V), not (rows, R, V).
             shortlist: The bundle's, if it has one.
         """
         self._encoder, self._decoder = encoder, decoder
-        self._pad = pad
+        self._pad, self._max_tokens = pad, max_tokens
         self._outputs = [f"cross_key_values.{name}" for name in cache.names]
         self.cache, self.sources = cache, SourceKeys(cache.spec, sources)
         self.vocabulary, self._is_flat = vocabulary, is_flat
@@ -94,7 +96,7 @@ class EncoderDecoder:
         start = len(self.sources.held)
         if self._list is not None:
             self._list.add(sources, shared=stop_ids, least=top)
-        for part in _parts(sources):
+        for part in _parts(sources, self._max_tokens):
             self._encode(part)
         return self.sources.since(start)
 
@@ -217,12 +219,12 @@ class _Call:
         return self._scores
 
 
-def _parts(sources: Sequence[Sequence[int]]) -> Iterator[Sequence[Sequence[int]]]:
-    """Yield runs of sources in their order, each of at most MAX_TOKENS, padding included."""
+def _parts(sources: Sequence[Sequence[int]], most: int) -> Iterator[Sequence[Sequence[int]]]:
+    """Yield runs of sources in their order, each of at most so many tokens, or of one source."""
     start = longest = 0
     for place, source in enumerate(sources):
         longest = max(longest, len(source))
-        if place > start and (place + 1 - start) * longest > MAX_TOKENS:
+        if place > start and (place + 1 - start) * longest > most:
             yield sources[start:place]
             start, longest = place, len(source)
     yield sources[start:]

@@ -54,9 +54,11 @@ class KVCache:
         wider = held
         while wider < tokens:
             wider *= 2
-        before = self._all[:, :slots]
+        before = self._all
         self._all = mapped((*self._shape[:3], min(wider, self.length), self._shape[4]))
-        self._all[:, :slots, :, :held] = before
+        for part, (old, new) in enumerate(zip(before, self._all, strict=True)):
+            new[:slots, :, :held] = old[:slots]
+            _give_back(before, part)  # so that both are never there as a whole
         return True
 
     def clear(self) -> None:
@@ -108,6 +110,15 @@ def mapped(shape: tuple[int, ...]) -> Array:
         with contextlib.suppress(OSError):
             memory.madvise(mmap.MADV_NOHUGEPAGE)
     return np.ndarray(shape, np.float32, memory)
+
+
+def _give_back(array: Array, part: int) -> None:
+    """Give the system the pages of a part of what `mapped` returned; what it held is void."""
+    start = -(part * array[0].nbytes // -mmap.PAGESIZE) * mmap.PAGESIZE
+    stop = (part + 1) * array[0].nbytes // mmap.PAGESIZE * mmap.PAGESIZE
+    if hasattr(mmap, "MADV_REMOVE") and start < stop:
+        with contextlib.suppress(OSError):  # it is only earlier than otherwise
+            array.base.madvise(mmap.MADV_REMOVE, start, stop - start)  # type: ignore[union-attr]
 
 
 def token_bytes(spec: CacheSpec) -> int:

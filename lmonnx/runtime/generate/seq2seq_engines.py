@@ -17,7 +17,7 @@ from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.seq2seq_engine import Seq2SeqEngine
 from lmonnx.runtime.generate.shortlist import open_shortlist
 from lmonnx.runtime.generate.source_job import Finished, Manner, SourceJob
-from lmonnx.runtime.session import Session, SessionConfig
+from lmonnx.runtime.session import MAX_TOKENS, MAX_TOKENS_OF_A_THREAD, Session, SessionConfig
 
 # Requests of so many rows a thread are divided among the engines of one thread.
 BULK_ROWS = 4
@@ -42,7 +42,7 @@ class Seq2SeqEngines:
         self.generation = check_pair(bundle)
         self._shortlist = open_shortlist(bundle)
         self.source_positions = bundle.manifest.text.max_length
-        self._whole = self._engine(*open_pair(bundle, config))
+        self._whole = self._engine(*open_pair(bundle, config), max_tokens=MAX_TOKENS)
         self.context, self.slots = self._room
         self._lock = Lock()
         self._pair: tuple[Session, BoundSession] | None = None
@@ -117,10 +117,11 @@ class Seq2SeqEngines:
             while len(self._singles) < threads:
                 # Threads run one session, each for itself: the weights are there once.
                 self._pair = self._pair or open_pair(self._bundle, replace(config, threads=1))
-                self._singles.append(self._engine(*self._pair))
+                made = self._engine(*self._pair, max_tokens=MAX_TOKENS_OF_A_THREAD)
+                self._singles.append(made)
         return self._singles
 
-    def _engine(self, encoder: Session, decoder: BoundSession) -> Seq2SeqEngine:
+    def _engine(self, encoder: Session, decoder: BoundSession, *, max_tokens: int) -> Seq2SeqEngine:
         cache = make_row_cache(self.generation, self._capacity)
         self._room = cache.length, cache.slots
         model = EncoderDecoder(
@@ -130,6 +131,7 @@ class Seq2SeqEngines:
             sources=self._capacity.slots or SOURCES,
             vocabulary=self.generation.vocabulary,
             pad=self._bundle.manifest.text.source.pad_id,
+            max_tokens=max_tokens,
             is_flat=gives_flat(self._bundle.manifest.graphs[DECODER]),
             shortlist=self._shortlist,
         )

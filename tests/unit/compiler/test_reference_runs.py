@@ -2,7 +2,7 @@
 
 import pytest
 
-from lmonnx.compiler.reference_pairs import reference_runs
+from lmonnx.compiler.reference import reference_runs
 from lmonnx.errors import StageError
 
 pytestmark = pytest.mark.compiler

@@ -141,3 +141,16 @@ def test_room_grows_as_it_is_needed_and_keeps_what_is_held():
 
 def resident(status):
     return int(status.read_text().split()[1]) * 4096
+
+
+@pytest.mark.parametrize("head_size", [1, 24, 64])  # of pages that parts share, and of whole ones
+def test_room_that_grows_keeps_what_every_part_holds(head_size):
+    cache = KVCache(CacheSpec(3, 2, head_size), 5, 70, first_length=8)
+    wanted = {}
+    for number, (name, array) in enumerate(cache.view(0, 5).items()):
+        array[:] = number + np.arange(array.size).reshape(array.shape)
+        wanted[name] = array.copy()
+    for tokens in (9, 30, 70):
+        assert cache.make_room(tokens, 4)
+        for name, array in cache.view(0, 4).items():
+            np.testing.assert_array_equal(array[:, :, :8], wanted[name][:4])
