@@ -52,7 +52,7 @@ def _reads_pairs(bundle: Bundle, checkpoint: Checkpoint) -> bool:
     tokenizer = Tokenizer(bundle.file(text.source.file), text)
     if tokenizer.room(pair=True) == tokenizer.room(pair=False):
         return False
-    return missing_type(checkpoint, tokenizer, text, pair=True) is None
+    return missing_type(checkpoint, tokenizer, text) is None
 
 
 def _paired(texts: Sequence[Text]) -> tuple[Text, ...]:

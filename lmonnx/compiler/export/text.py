@@ -194,7 +194,7 @@ def _runtime_tokenizer(draft: Draft, text: TextSpec) -> RuntimeTokenizer:
 
 def _check_types(checkpoint: Checkpoint, tokenizer: RuntimeTokenizer, text: TextSpec) -> None:
     """Refuse a model that fails on every pair, in transformers with an IndexError."""
-    if (missing := missing_type(checkpoint, tokenizer, text, pair=True)) is None:
+    if (missing := missing_type(checkpoint, tokenizer, text)) is None:
         return
     raise StageError(
         f"the tokenizer gives a pair's second text the token type {missing}, but the model has "

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from lmonnx.runtime.generate.params import SamplingParams
 from lmonnx.runtime.generate.sampling import no_token
-from lmonnx.runtime.generate.selection import Ids
+from lmonnx.runtime.generate.selection import Ids, mask_of
 from lmonnx.runtime.numerics import Floats
 
 _WORST = np.float32(-1e9)  # transformers' score of what must not be chosen
@@ -55,9 +55,7 @@ class BeamGroups:
             vocabulary: V, the width of the logits.
         """
         self.beams = beams
-        stops = [index for index in set(stop_ids) if index < vocabulary]  # a model may name more
-        self._stops = np.zeros(vocabulary, bool)
-        self._stops[stops] = True
+        self._stops = mask_of(stop_ids, vocabulary)  # a model may name more
         wanted = max(2, 1 + len(set(stop_ids))) * beams
         self.candidates = min(wanted, vocabulary)
         self._wanted = min(wanted, beams * vocabulary)

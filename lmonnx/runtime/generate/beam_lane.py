@@ -13,7 +13,7 @@ from lmonnx.runtime.generate.encoder_decoder import Scores
 from lmonnx.runtime.generate.lane import Lane, Moves
 from lmonnx.runtime.generate.logprobs import likeliest, log_softmax
 from lmonnx.runtime.generate.rules import Rules
-from lmonnx.runtime.generate.selection import Ids
+from lmonnx.runtime.generate.selection import Ids, mask_of
 from lmonnx.runtime.generate.shortlist import Columns
 from lmonnx.runtime.generate.source_job import Kind, SourceJob
 from lmonnx.runtime.generate.turns import Blame
@@ -32,9 +32,7 @@ class BeamLane(Lane):
         self._rows = BeamRows(kind.beams)
         spare = len(kind.bans) + len(kind.late) + kind.spare
         self._top = min(vocabulary, self._search.candidates + spare)
-        self._banned, self._late = np.zeros((2, vocabulary), bool)
-        self._banned[list(kind.bans)] = True
-        self._late[list(kind.late)] = True
+        self._banned, self._late = mask_of(kind.bans, vocabulary), mask_of(kind.late, vocabulary)
         self._row = np.full(vocabulary, -np.inf, np.float32)
         self._is_free = np.zeros(0, bool)  # no rule but the bans, and nothing forced
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,6 +14,13 @@ _FEW = 512  # are cheap to sort
 _STEPS = 24
 # A sum so near to what is wanted may be on either side of it: it is one of float32.
 _SLACK = 1e-5
+
+
+def mask_of(ids: Iterable[int], size: int) -> NDArray[np.bool_]:
+    """Return for each id below `size` whether it is among `ids`: (size,)."""
+    mask = np.zeros(size, bool)
+    mask[[index for index in ids if index < size]] = True
+    return mask
 
 
 def around(values: Floats, weights: Floats | None, wanted: float) -> tuple[Ids, float]:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from lmonnx.runtime.generate.encoder_decoder import Scores
 from lmonnx.runtime.generate.lane import Lane
-from lmonnx.runtime.generate.selection import Ids
+from lmonnx.runtime.generate.selection import Ids, mask_of
 from lmonnx.runtime.generate.source_job import Kind, SourceJob
 from lmonnx.runtime.generate.turns import Blame
 
@@ -22,8 +22,7 @@ class SingleLane(Lane):
 
     def __init__(self, kind: Kind, vocabulary: int) -> None:
         super().__init__(kind)
-        self._stops = np.zeros(vocabulary, bool)
-        self._stops[[index for index in kind.stop_ids if index < vocabulary]] = True
+        self._stops = mask_of(kind.stop_ids, vocabulary)
         self._last, self._lengths, self._limits = np.zeros((3, 0), np.int64)
         self._is_free = np.zeros(0, bool)  # takes the likeliest token that the bans leave
 
