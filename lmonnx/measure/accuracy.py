@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lmonnx.bundle.manifest import Task
-from lmonnx.errors import InputError
+from lmonnx.errors import BundleError, InputError
 from lmonnx.measure.classes import Evaluation, judge_labels
 from lmonnx.measure.datasets import Example, read_examples
 from lmonnx.measure.entities import EntityScores, judge_entities, read_tagged
@@ -116,6 +116,13 @@ def evaluate(
 
     Raises:
         InputError: There are no examples, or one does not fit the model.
+        BundleError: An output is NaN or infinite, which no figure would show.
     """
-    scores: Scores = judge(model, examples, progress=progress).evaluation()
+    judged = judge(model, examples, progress=progress)
+    if not judged.is_sound:
+        raise BundleError(
+            "an output of the bundle is NaN or infinite, so no figure says what it is worth; "
+            "export or quantize it again"
+        )
+    scores: Scores = judged.evaluation()
     return scores

@@ -9,9 +9,10 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lmonnx.bundle.manifest import Activation
 from lmonnx.errors import BundleError
 from lmonnx.measure.datasets import Example, label_ids
-from lmonnx.measure.decisions import Decision, answer_all, decide, decision_of, is_finite, stacked
+from lmonnx.measure.decisions import chunks, is_finite
 from lmonnx.measure.judged import Judged, Rows, Valued
 from lmonnx.measure.metrics import (
     Interval,
@@ -23,8 +24,6 @@ from lmonnx.measure.metrics import (
     wilson_interval,
 )
 from lmonnx.progress import Progress
-from lmonnx.runtime.numerics import ACTIVATIONS
-from lmonnx.runtime.pipelines.base import Pipeline
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,27 +99,26 @@ class Regressed(Valued):
         return Evaluation(found.n, self.labels, pearson=found.pearson, spearman=found.spearman)
 
 
-def judge_labels(model: Pipeline[Any], examples: Sequence[Example], progress: Progress) -> Judged:
-    """Answer every example and set the answer beside its label.
+def judge_labels(model: Any, examples: Sequence[Example], progress: Progress) -> Judged:
+    """Answer every example, long ones as a call would, and set the answer beside its label.
 
     Raises:
         InputError: A label is not one of the model's.
     """
-    manifest = model.bundle.manifest
-    head = manifest.head
+    head = model.bundle.manifest.head
     if head is None:
         raise BundleError(f"{model.bundle.path} has no labels; export it again")
     truth = label_ids(examples, head)  # first: a wrong column should not cost the run
-    answers = answer_all(model, [example.text for example in examples], progress=progress)
-    raw, sound = stacked(answers), is_finite(answers)
+    texts = [example.text for example in examples]
+    # Of several windows a call takes the mean of scores: that of raw logits may decide otherwise.
+    scores = np.array([row for some in chunks(texts, progress) for row, _ in model.scores(some)])
+    sound = is_finite([scores])
     if np.issubdtype(truth.dtype, np.floating):
-        values = ACTIVATIONS[head.activation](raw[:, 0].astype(np.float64))
-        return Regressed(truth.astype(np.float64), np.asarray(values), sound, head.labels)
-    # A ranking's raw score decides nothing by itself; against yes and no its sign does.
-    decision = decision_of(manifest)
-    given = decide(raw, Decision.EACH if decision is Decision.VALUE else decision)
+        return Regressed(truth.astype(np.float64), scores[:, 0], sound, head.labels)
+    best = head.activation is Activation.SOFTMAX
+    given = scores.argmax(axis=1, keepdims=True) if best else scores > 0.5  # (N, 1) or (N, C)
     rows = truth.astype(np.int64).reshape(len(truth), -1)
-    return Classified(head.labels, rows, given, sound, truth.ndim == 1)
+    return Classified(head.labels, rows, given.astype(np.int64), sound, truth.ndim == 1)
 
 
 def _table(before: NDArray[np.bool_], after: NDArray[np.bool_]) -> tuple[int, int, int, int]:

@@ -88,15 +88,16 @@ def read_texts(lines: Iterable[bytes], where: str) -> Iterator[str]:
 def label_ids(examples: Sequence[Example], head: Head) -> Labels:
     """Return the examples' labels as the head gives them.
 
-    A label is a name (as it is, else regardless of case) or an index. With several labels to a
-    text its cell lists them, separated by "|" or ",", and may be empty. A model of one label
-    takes numbers; if they are all 0 or 1 and its activation is the sigmoid, they are decisions.
+    A label is a name (as it is, else regardless of case) or an index, but a name alone where the
+    names are numbers. With several labels to a text its cell lists them, each once, separated by
+    "|" or ",", and may be empty. A model of one label takes numbers; if they are all 0 or 1 and
+    its activation is the sigmoid, they are decisions.
 
     Returns:
         (N,) int64, classes; or (N, C) int64, yes or no to each label; or (N,) float64, values.
 
     Raises:
-        InputError: A label is unknown; it, its row (from 1) and the known ones are named.
+        InputError: A label is unknown or comes twice; it and its row (from 1) are named.
         UnsupportedError: The model gives several values a text.
     """
     if head.activation is Activation.SOFTMAX:
@@ -109,7 +110,13 @@ def label_ids(examples: Sequence[Example], head: Head) -> Labels:
         raise UnsupportedError(f"a regression to {len(head.labels)} values cannot be evaluated")
     found = np.zeros((len(examples), len(head.labels)), np.int64)
     for row, example in enumerate(examples):
-        found[row, [_find(name, head, row + 1) for name in _names(example.label, head)]] = 1
+        places = [_find(name, head, row + 1) for name in _names(example.label, head)]
+        if len(set(places)) < len(places):  # a 0 or 1 for each label would be read as indexes
+            raise InputError(
+                f"row {row + 1} has a label twice in {example.label[:60]!r}; list the names or "
+                "indexes of those that hold, each once"
+            )
+        found[row, places] = 1
     return found
 
 
@@ -141,11 +148,12 @@ def _find(label: str, head: Head, row: int) -> int:
     alike = [i for i, known in enumerate(head.labels) if known.casefold() == name.casefold()]
     if len(alike) == 1:
         return alike[0]
-    if is_index(name) and int(name) < len(head.labels):
+    named = all(map(is_index, head.labels))  # by numbers: some would be names, others indexes
+    if not named and is_index(name) and int(name) < len(head.labels):
         return int(name)
     raise InputError(
-        f"row {row} has the label {name[:60]!r}, the model has {_shown(head)} or their indexes; "
-        f"{_HEADER_HINT}"
+        f"row {row} has the label {name[:60]!r}, the model has {_shown(head)}"
+        f"{'' if named else ' or their indexes'}; {_HEADER_HINT}"
     )
 
 

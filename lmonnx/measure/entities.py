@@ -55,6 +55,8 @@ class EntityScores:
 def read_tagged(path: Path) -> list[Tagged]:
     """Read a CoNLL file: a token first and its tag last on a line, a blank line after a sentence.
 
+    Comments, which begin with "#" and stand before a sentence, are skipped.
+
     Raises:
         InputError: The file is of another kind, is not UTF-8, has no sentences, or a line has one
             column; file and line are named.
@@ -74,12 +76,21 @@ def read_tagged(path: Path) -> list[Tagged]:
             rows = []
             continue
         cells = line.rstrip("\r").split("\t") if "\t" in line else line.split()
+        if not rows and _is_comment(cells):
+            continue
         if len(cells) < 2 or not cells[-1].strip():
             raise InputError(f"{path}, line {number}: {len(cells)} column; {_HOW}")
         rows.append((cells[0].strip(), cells[-1].strip()))
     if not sentences:
         raise InputError(f"{path} has no sentences; {_HOW}")
     return sentences
+
+
+def _is_comment(cells: Sequence[str]) -> bool:
+    """Say whether a line before a sentence tells of it, as `# id 7`: it is no `#` with a tag."""
+    last = cells[-1].strip()
+    tagged = len(cells) > 1 and (is_outside(last) or last.partition("-")[0] in _PREFIXES)
+    return cells[0].startswith("#") and not tagged
 
 
 def is_outside(tag: str) -> bool:
@@ -123,8 +134,8 @@ def entity_agreement(one: Sequence[Sequence[str]], another: Sequence[Sequence[st
 def _read(tag: str) -> Tag:
     if is_outside(tag):
         return "O", ""
-    prefix, mark, kind = tag.partition("-")
-    if mark and prefix in _PREFIXES:
+    prefix, _, kind = tag.partition("-")
+    if prefix in _PREFIXES:  # a bare one is of a type without a name
         return _PREFIXES[prefix], kind or "_"
     return "I", tag
 

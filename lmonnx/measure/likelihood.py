@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmonnx.errors import InputError
+from lmonnx.measure.tables import BOM
 from lmonnx.runtime.pipelines.text_generation import TextGenerator
 
 _MOST_MIB = 64
@@ -56,7 +57,7 @@ def measure_likelihood(
 
 
 def read_text(path: Path, *, most_mib: int = _MOST_MIB) -> str:
-    """Return a file of UTF-8 text of at most `most_mib` MiB, as it is.
+    """Return a file of UTF-8 text of at most `most_mib` MiB, as it is but for a byte order mark.
 
     Raises:
         InputError: It cannot be read, is larger, or is no UTF-8.
@@ -71,6 +72,6 @@ def read_text(path: Path, *, most_mib: int = _MOST_MIB) -> str:
     if len(content) > most_mib * 2**20:
         raise InputError(f"{name} is larger than {most_mib} MiB; give a smaller file")
     try:
-        return content.decode()
+        return content.removeprefix(BOM).decode()
     except UnicodeDecodeError as error:
         raise InputError(f"{name} is no UTF-8 text (at byte {error.start}); convert it") from error

@@ -127,4 +127,9 @@ def _best(
     given: Sequence[str], examples: Sequence[Question], figure: Callable[[str, str], float]
 ) -> NDArray[np.float64]:
     pairs = zip(given, examples, strict=True)
-    return np.array([max(figure(text, true) for true in e.answers or ("",)) for text, e in pairs])
+    return np.array([max(figure(text, true) for true in _golden(e)) for text, e in pairs])
+
+
+def _golden(example: Question) -> Sequence[str]:
+    """Return what answers; as in SQuAD's own count no answer of articles alone, and "" for none."""
+    return [true for true in example.answers if normal(true)] or [""]

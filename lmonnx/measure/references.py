@@ -140,7 +140,7 @@ def _objects(path: Path, keys: Keys) -> Iterator[Rewriting]:
 def _flat(stored: Mapping[str, Any], keys: Keys) -> Mapping[str, Any]:
     """Return an object whose texts by language have become keys of its own."""
     held = stored.get(_PAIRED)
-    if not isinstance(held, Mapping) or keys.source is not None:
+    if not isinstance(held, Mapping) or keys.source in stored:
         return stored
     return held
 
@@ -163,12 +163,15 @@ def _chosen(plain: Mapping[str, Any], keys: Keys, where: str) -> Keys:
 
 
 def _languages(plain: Mapping[str, Any], keys: Keys) -> tuple[str | None, str | None]:
-    """Return the keys of two languages: those asked for, else where there are just two, in turn."""
+    """Return the keys of two languages: those asked for, and the one left; of just two in turn."""
     asked = [_alike(code, plain) for code in (keys.source_lang, keys.target_lang)]
     if keys.source or _first(_SOURCES, plain):
         return None, None
     left = [name for name in plain if name not in asked]
-    found = [code or (left.pop(0) if left else None) for code in asked]
+    unknown = not any(asked) and (keys.source_lang or keys.target_lang)
+    if unknown or len(left) != asked.count(None):  # which is which would be a guess
+        return asked[0], asked[1]
+    found = [code or left.pop(0) for code in asked]
     return found[0], found[1]
 
 

@@ -10,14 +10,14 @@ from numpy.typing import NDArray
 
 from lmonnx.errors import InputError
 from lmonnx.measure.datasets import Example, numbers
-from lmonnx.measure.decisions import answer_all, is_finite, stacked, unit
+from lmonnx.measure.decisions import chunks, unit
 from lmonnx.measure.judged import Similar
 from lmonnx.progress import Progress
 from lmonnx.runtime.pooling import SIMILARITIES
 
 
 def judge_similarities(model: Any, examples: Sequence[Example], progress: Progress) -> Similar:
-    """Compare the two texts of every example by the model's own function.
+    """Compare the two texts of every example, embedded as by a call, by the model's own function.
 
     Raises:
         InputError: An example has one text, or a label is no number.
@@ -27,12 +27,12 @@ def judge_similarities(model: Any, examples: Sequence[Example], progress: Progre
     if not all(isinstance(pair, tuple) for pair in pairs):
         raise InputError("a similarity is of two texts; name the second's column with --text-pair")
     texts = [text for pair in pairs for text in pair]
-    answers = answer_all(model, texts, progress=progress)
-    vectors = stacked(answers)
+    # A call, not raw outputs: it puts the model's default prompt first, and cuts its dimensions.
+    vectors = np.concatenate([model(some) for some in chunks(texts, progress)])
     compare = SIMILARITIES[model.bundle.manifest.embedding.similarity]
     two = zip(vectors[0::2], vectors[1::2], strict=True)
     given = np.array([compare(a[None], b[None])[0, 0] for a, b in two], np.float64)
-    return Similar(truth, given, is_finite(answers))
+    return Similar(truth, given, bool(np.isfinite(given).all()))
 
 
 def similarities(vectors: NDArray[Any], pairs: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -6,7 +6,6 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import cycle, islice
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,7 +21,6 @@ from lmonnx.runtime.loading import load
 from lmonnx.runtime.pipelines import PIPELINES
 from lmonnx.runtime.pipelines.base import Pipeline
 from lmonnx.runtime.session import CPU
-from lmonnx.runtime.threads import available_threads
 from lmonnx.runtime.tokenizer import Text
 
 _LATENCIES = (100, 500)  # calls timed alone: fewer say nothing of p99, more only take time
@@ -92,7 +90,7 @@ def bench(
     return Speed(
         texts=len(texts),
         tokens=tokens,
-        threads=threads or available_threads(),
+        threads=model.config.threads_used,
         rounds=rounds,
         load_ms=opened * 1000,
         **_percentiles_ms(latencies),
@@ -152,17 +150,22 @@ _ASKS: Mapping[Task, Callable[[Any, list[Text]], Any]] = {
 
 
 def _counted(model: Pipeline[Any], texts: list[Any]) -> list[Text]:
-    """Return what one call reads: zero-shot reads a text once a label."""
-    if model.bundle.manifest.task is Task.ZERO_SHOT_CLASSIFICATION:
+    """Return what one call reads: zero-shot a text once a label, ranking one query throughout."""
+    task = model.bundle.manifest.task
+    if task is Task.ZERO_SHOT_CLASSIFICATION:
         return [(premise, supposed) for premise, _ in texts for supposed in hypotheses()]
+    if task is Task.TEXT_RANKING:
+        return [(texts[0][0], document) for _, document in texts]
     return texts
 
 
 def _latencies(ask: Ask, texts: list[Text]) -> list[float]:
     fewest, most = _LATENCIES
     calls = min(max(len(texts), fewest), most)
-    step = max(1, len(texts) // most)  # spread over the list, which may be sorted
-    return [_seconds(ask, [text]) for text in islice(cycle(texts[::step]), calls)]
+    places = np.arange(calls)
+    if len(texts) > most:  # spread over the list, which may be sorted
+        places = places * len(texts) // calls
+    return [_seconds(ask, [texts[place % len(texts)]]) for place in places]
 
 
 def _percentiles_ms(seconds: Sequence[float]) -> dict[str, float]:

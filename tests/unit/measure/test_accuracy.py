@@ -7,11 +7,12 @@ import numpy as np
 import pytest
 
 from lmonnx.bundle.manifest import Activation, Head, Similarity, Task
-from lmonnx.errors import InputError
+from lmonnx.errors import BundleError, InputError
 from lmonnx.measure.accuracy import Columns, evaluate, read_data
 from lmonnx.measure.datasets import Example
 from lmonnx.measure.decisions import answer_all
 from lmonnx.measure.metrics import wilson_interval
+from lmonnx.runtime.numerics import ACTIVATIONS
 
 
 @dataclass
@@ -28,6 +29,10 @@ class Stub:
     def raw(self, texts, *, long=None):
         for text in texts:
             yield np.array([[float(word) for word in text.split()]], np.float32)
+
+    def scores(self, texts, *, long=None):
+        for rows in self.raw(texts):
+            yield ACTIVATIONS[self.head.activation](rows.astype(np.float64)).mean(axis=0), len(rows)
 
 
 SENTIMENT = Stub(Head(("NEG", "POS"), Activation.SOFTMAX))
@@ -91,6 +96,9 @@ class Embedder(Stub):
         spec = SimpleNamespace(similarity=Similarity.COSINE)
         return SimpleNamespace(manifest=SimpleNamespace(task=self.task, embedding=spec))
 
+    def __call__(self, texts):
+        return np.concatenate(list(self.raw(texts)))
+
 
 EMBEDDER = Embedder(Head((), Activation.NONE), Task.FEATURE_EXTRACTION)
 
@@ -125,3 +133,35 @@ def test_a_ranking_is_judged_by_correlation_or_by_yes_and_no():
 def test_tasks_of_pairs_ask_for_the_second_column(tmp_path, task):
     with pytest.raises(InputError, match="--text-pair and --label"):
         read_data(tmp_path / "a.tsv", task, Columns())
+
+
+def test_long_text_has_the_label_of_its_windows_mean_score_as_in_a_call():
+    class Windowed(Stub):
+        def raw(self, texts, *, long=None):
+            for text in texts:
+                yield np.concatenate([*Stub.raw(self, text.split("/"))])
+
+    one_is_sure = "20 0/0 2/0 2"  # the mean of the logits says NEG, that of the scores POS
+    result = evaluate(Windowed(SENTIMENT.head), [Example(one_is_sure, "POS")])
+    assert result.accuracy == 1
+
+
+def test_similarities_are_of_the_vectors_that_a_call_gives():
+    class Prompted(Embedder):
+        def __call__(self, texts):
+            return Embedder.__call__(self, texts)[:, :1]  # its default dimensions
+
+    model = Prompted(EMBEDDER.head, EMBEDDER.task)
+    pairs = {("1 9", "1 0"): "1", ("1 0", "2 9"): "1", ("1 0", "-1 9"): "0"}
+    assert evaluate(model, [Example(*pair) for pair in pairs.items()]).pearson == pytest.approx(1)
+
+
+@pytest.mark.parametrize(
+    ("model", "text"),
+    [(SENTIMENT, "nan nan"), (TOPICS, "0 inf nan"), (EMBEDDER, ("nan 1", "1 1"))],
+    ids=["one label", "several", "vectors"],
+)
+def test_a_model_that_gives_nan_has_no_figure(model, text):
+    label = "1" if model is EMBEDDER else model.head.labels[0]
+    with pytest.raises(BundleError, match="NaN or infinite"):
+        evaluate(model, [Example(text, label), Example(text, label)])

@@ -195,3 +195,16 @@ def test_of_many_labels_ten_are_shown():
     many = Head(tuple(f"L{i}" for i in range(25)), Activation.SOFTMAX)
     with pytest.raises(InputError, match="L9 and 15 more"):
         label_ids(labelled("x"), many)
+
+
+def test_a_name_that_is_a_number_is_never_another_ones_index():
+    stars = Head(("1", "2", "3"), Activation.SOFTMAX)
+    assert label_ids(labelled("3", "1"), stars).tolist() == [2, 0]
+    with pytest.raises(InputError, match="row 2 has the label '0', the model has 1, 2, 3; if"):
+        label_ids(labelled("1", "0"), stars)  # counted from 0, "1" would be wrong too
+
+
+@pytest.mark.parametrize("cell", ["0|1|0", "sport|0", "film,FILM"])
+def test_a_label_that_comes_twice_is_refused_as_a_yes_or_no_for_each_would_be(cell):
+    with pytest.raises(InputError, match=r"row 2 has a label twice .* each once"):
+        label_ids(labelled("sport", cell), TOPICS)

@@ -33,6 +33,7 @@ LABELS = ("O", "B-PER", "I-PER", "B-LOC", "I-LOC")
         ("S-PER S-PER I-PER", {("PER", 0, 1), ("PER", 1, 2), ("PER", 2, 3)}),
         ("O I-creative-work", {("creative-work", 1, 2)}),
         ("PER PER O", {("PER", 0, 2)}),
+        ("B I O B B", {("_", 0, 2), ("_", 3, 4), ("_", 4, 5)}),  # of one type without a name
     ],
 )
 def test_entities_are_those_worked_out_by_hand(tags, entities):
@@ -44,7 +45,7 @@ def test_entities_are_seqevals():
     from seqeval.metrics.sequence_labeling import get_entities
 
     draw = random.Random(0)
-    tags = [*LABELS, "E-PER", "S-PER", "E-LOC", "S-LOC"]
+    tags = [*LABELS, "E-PER", "S-PER", "E-LOC", "S-LOC", "B", "I"]
     for _ in range(5000):
         row = draw.choices(tags, k=draw.randint(0, 12))
         wanted = {(kind, start, end + 1) for kind, start, end in get_entities(row)}
@@ -122,3 +123,12 @@ def test_two_models_are_as_alike_as_the_entities_they_share():
     assert entity_agreement(one, one) == 1
     assert entity_agreement(one, ["B-PER O O B-LOC".split(), ["O"]]) == pytest.approx(0.5)
     assert entity_agreement([["O"]], [["O"]]) == 1
+
+
+def test_comments_before_a_sentence_are_no_words_of_it(tmp_path):
+    path = tmp_path / "a.conll"
+    path.write_text("# id 7\tdomain=en\n#\tnews of 2005\nAda B-PER\n\n# O\n#1 B-PER\n")
+    assert read_tagged(path) == [
+        Tagged(("Ada",), ("B-PER",)),
+        Tagged(("#", "#1"), ("O", "B-PER")),
+    ]

@@ -12,6 +12,8 @@ def test_text_is_read_as_it_is(tmp_path):
     path = tmp_path / "text"
     path.write_bytes("ä\r\nb\n".encode())
     assert read_text(path) == "ä\r\nb\n"
+    path.write_bytes("\ufeffä".encode())
+    assert read_text(path) == "ä"
 
 
 def test_a_file_of_the_limit_is_read_and_one_byte_more_refused(tmp_path):

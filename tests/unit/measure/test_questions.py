@@ -74,3 +74,12 @@ def test_another_file_is_refused_with_the_way_out(tmp_path, name, content, messa
     (tmp_path / name).write_text(content)
     with pytest.raises(InputError, match=message):
         read_questions(tmp_path / name)
+
+
+def test_an_answer_of_articles_alone_is_none_as_squad_counts():
+    def model(pairs, **_):
+        return [SimpleNamespace(answer="", score=0.5) for _ in pairs]
+
+    examples = [Question("q", "c", ("the", "a cat")), Question("q", "c", ("the",))]
+    result = judge_answers(model, examples, silent).evaluation()
+    assert (result.exact_match, result.f1) == (0.5, 0.5)

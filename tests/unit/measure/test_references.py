@@ -61,6 +61,23 @@ def test_texts_by_language_are_taken_as_asked(tmp_path):
     assert read_rewritings(path, target_lang="en") == [Rewriting("eins", ("one",))]
 
 
+@pytest.mark.parametrize(
+    ("entry", "asked"),
+    [
+        ({"translation": {"de": "eins", "en": "one", "fr": "un"}}, {}),
+        ({"translation": {"de": "eins", "en": "one", "fr": "un"}}, {"target_lang": "fr"}),
+        ({"id": "17", "de": "eins", "en": "one"}, {}),
+        ({"id": "17", "de": "eins", "en": "one"}, {"source_lang": "de"}),
+        ({"translation": {"en": "one", "de": "eins"}}, {"source_lang": "fra_Latn"}),
+    ],
+)
+def test_languages_are_not_guessed(tmp_path, entry, asked):
+    path = written(tmp_path, "a.jsonl", lines(entry))
+    with pytest.raises(InputError, match="name the keys with --text and --label"):
+        read_rewritings(path, **asked)
+    assert read_rewritings(path, text="de", label="en") == [Rewriting("eins", ("one",))]
+
+
 def test_several_references_are_a_list(tmp_path):
     path = written(tmp_path, "a.jsonl", lines({"source": "x", "references": ["y", "z"]}))
     assert read_rewritings(path) == [Rewriting("x", ("y", "z"))]
