@@ -1,4 +1,4 @@
-"""Prints the perplexity of bundles and GGUF files on the same windows of token ids, in one run.
+"""Prints the perplexity of bundles' graphs and GGUF files on the same windows of ids, in one run.
 
 `perplexity.py perm-q4.gguf bundle-4bit --text valid.txt`: the first 6 disjoint windows of 512 ids,
 no token in front, all 511 predictions of each window scored alike for everybody. llama.cpp runs in
@@ -34,33 +34,14 @@ def surprise(logits: NDArray[np.float32], ids: Ids) -> Floats:
     return result
 
 
-def of_bundle(path: Path, windows: Ids, threads: int) -> Floats:
-    """Return what every window's predictions cost a bundle: (windows, S - 1)."""
-    import onnxruntime as ort
+def of_bundle(path: Path, role: str, windows: Ids, threads: int) -> Floats:
+    """Return what every window's predictions cost a graph of a bundle: (windows, S - 1)."""
+    from lmonnx import Bundle
+    from lmonnx.measure.perplexity import Predictor
+    from lmonnx.runtime.session import SessionConfig
 
-    manifest = json.loads((path / "lmonnx.json").read_text(encoding="utf-8"))
-    cache = manifest["generation"]["cache"]
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    session = ort.InferenceSession(
-        path / manifest["graphs"]["model"]["file"], options, providers=["CPUExecutionProvider"]
-    )
-    shape = (1, cache["heads"], windows.shape[1], cache["head_size"])
-    costs = []
-    for ids in windows:
-        empty = {
-            f"past_key_values.{i}.{part}": np.zeros(shape, np.float32)
-            for i in range(cache["layers"])
-            for part in ("key", "value")
-        }
-        given = {
-            "input_ids": ids[None],
-            "seqlens_k": np.array([len(ids) - 1], np.int32),
-            "total_sequence_length": np.array(len(ids), np.int32),
-            "logits_to_keep": np.array(len(ids), np.int64),
-        }
-        costs.append(surprise(session.run(["logits"], {**given, **empty})[0][0], ids))
-    return np.stack(costs)
+    predictor = Predictor(Bundle.open(path), role, SessionConfig(threads=threads))
+    return np.stack([surprise(predictor.logits(ids), ids) for ids in windows])
 
 
 def of_gguf(path: Path, windows: Ids, threads: int) -> Floats:
@@ -116,12 +97,20 @@ def read_windows(tokenizer: Path, text: Path) -> Ids:
     return np.array(ids[: WINDOWS * LENGTH], np.int64).reshape(WINDOWS, LENGTH)
 
 
-def measured(path: Path, windows: Path, python: str, threads: int) -> Floats:
+def roles_of(path: Path) -> list[str]:
+    """Return a bundle's graphs; a GGUF file has one."""
+    if not path.is_dir():
+        return [""]
+    return list(json.loads((path / "lmonnx.json").read_text(encoding="utf-8"))["graphs"])
+
+
+def measured(path: Path, role: str, windows: Path, python: str, threads: int) -> Floats:
     """Run one contender in a process of its own, so that none takes another's threads."""
     own = sys.executable if path.is_dir() else python
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "costs.npy"
         command = [own, __file__, "--worker", str(result), "--windows", str(windows)]
+        command += ["--role", role] if role else []
         subprocess.run([*command, "--threads", str(threads), str(path)], check=True)
         costs: Floats = np.load(result)
     return costs
@@ -140,9 +129,11 @@ def report(options: argparse.Namespace) -> None:
         np.save(windows, read_windows(options.tokenizer, options.text))
         print(f"{'perplexity':>10}  {'MB':>7}  of {WINDOWS} windows of {LENGTH} ids")
         for path in options.contenders:
-            costs = measured(path, windows, options.llama_python, options.threads)
-            size = weight_bytes(path) / 1e6
-            print(f"{np.exp(costs.mean()):10.4f}  {size:7.2f}  {path.name}", flush=True)
+            for role in roles_of(path):
+                costs = measured(path, role, windows, options.llama_python, options.threads)
+                size = weight_bytes(path) / 1e6
+                named = f"{path.name} {role}".strip()
+                print(f"{np.exp(costs.mean()):10.4f}  {size:7.2f}  {named}", flush=True)
 
 
 def parse() -> Any:
@@ -154,6 +145,7 @@ def parse() -> Any:
     parser.add_argument("--llama-python", default=sys.executable)
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--convert", choices=sorted(FORMS), help="SOURCE.gguf TARGET.gguf")
+    parser.add_argument("--role", help=argparse.SUPPRESS)
     parser.add_argument("--worker", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--windows", type=Path, help=argparse.SUPPRESS)
     return parser.parse_args()
@@ -166,8 +158,12 @@ def main() -> None:
         convert(*options.contenders, options.convert)
     elif options.worker:
         path, windows = options.contenders[0], np.load(options.windows)
-        kind = of_bundle if path.is_dir() else of_gguf
-        np.save(options.worker, kind(path, windows, options.threads))
+        costs = (
+            of_bundle(path, options.role, windows, options.threads)
+            if options.role
+            else of_gguf(path, windows, options.threads)
+        )
+        np.save(options.worker, costs)
     else:
         report(options)
 

@@ -8,7 +8,7 @@ from typing import Self
 
 from lmonnx.bundle.external import external_locations
 from lmonnx.bundle.folder import check_file, contained
-from lmonnx.bundle.manifest import MANIFEST, Manifest
+from lmonnx.bundle.manifest import MANIFEST, GraphSpec, Manifest
 from lmonnx.errors import BundleError
 
 _MANIFEST_BYTES = 16 * 2**20
@@ -78,7 +78,7 @@ def _checked_manifest(root: Path, *, verify: bool) -> Manifest:
         # onnxruntime reads other formats by their ending, which may name files in other ways.
         if not graph.file.endswith(".onnx"):
             raise BundleError(f"{root / graph.file} is named as a graph and is no .onnx file")
-        _check_external(root, graph.file, set(files))
+        _check_weights(root, graph, set(files))
     return manifest
 
 
@@ -94,10 +94,11 @@ def _read_manifest(root: Path) -> str:
         raise BundleError(f"{path} is not UTF-8 text; export the bundle again") from error
 
 
-def _check_external(root: Path, graph: str, listed: set[str]) -> None:
-    folder = PurePosixPath(graph).parent
-    for location in external_locations(root / graph):
+def _check_weights(root: Path, graph: GraphSpec, listed: set[str]) -> None:
+    folder, path = PurePosixPath(graph.file).parent, root / graph.file
+    made_of = {file for weights in graph.made or () for file in weights.files}
+    for location in external_locations(path) | made_of:
         name = (folder / location).as_posix()
         contained(root, name)
         if name not in listed:
-            raise BundleError(f"{root / graph} takes weights from {name}, which has no hash")
+            raise BundleError(f"{path} takes weights from {name}, which has no hash")

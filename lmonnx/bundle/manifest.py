@@ -16,6 +16,10 @@ from lmonnx.bundle.generation import Languages as Languages
 from lmonnx.bundle.generation import Place as Place
 from lmonnx.bundle.generation import Seq2Seq as Seq2Seq
 from lmonnx.bundle.generation import ShortlistSpec as ShortlistSpec
+from lmonnx.bundle.graphs import GraphSpec as GraphSpec
+from lmonnx.bundle.graphs import RowWeights as RowWeights
+from lmonnx.bundle.graphs import Span as Span
+from lmonnx.bundle.graphs import TensorSpec as TensorSpec
 from lmonnx.errors import BundleError
 
 FORMAT = 1
@@ -81,27 +85,6 @@ class Side(StrEnum):
 
     LEFT = "left"
     RIGHT = "right"
-
-
-@dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """A graph input or output; a string in `shape` is an axis free at run time."""
-
-    name: str
-    dtype: str
-    shape: tuple[int | str, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class GraphSpec:
-    """One ONNX file: its interface and how many of each operator it holds."""
-
-    file: str
-    opset: int
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    operators: Mapping[str, int]
-    optimized: bool = False  # its fusions are done: the session need not look for them
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,7 +36,7 @@ class WeightFile:
     """
 
     def __init__(self, path: Path, known: Known | None = None) -> None:
-        self.location = path.name
+        self.location, self.folder = path.name, path.parent
         self._known = known
         self._file: BinaryIO = path.open("wb")
         self._end = 0

@@ -16,19 +16,26 @@ from lmonnx.measure.tune import GAIN, thread_counts
 from lmonnx.progress import Progress, silent, track
 from lmonnx.runtime import tuned
 from lmonnx.runtime.generate.capacity import Capacity, make_cache
-from lmonnx.runtime.generate.decoder import LONE, MODEL, Decoder, check_cache, open_sessions
+from lmonnx.runtime.generate.decoder import (
+    LONE,
+    MODEL,
+    PROMPT,
+    Decoder,
+    check_cache,
+    open_sessions,
+)
 from lmonnx.runtime.session import CPU, SessionConfig
 from lmonnx.runtime.tuned import TunedDecoder, default_lone_rows
 
 ROWS = (1, 2, 3, 4, 6, 8, 12, 16)
-PROMPT = 128  # tokens that are read at once, and that every sequence holds while it is timed
+PROMPT_TOKENS = 128  # tokens that are read at once, and that every sequence holds while it is timed
 _NO_LIMIT = 2**50  # bytes of the cache; 16 sequences of 256 tokens are few
 _ROUNDS, _STEPS = 3, 5
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """The best time of a step by one graph: `rows` sequences' next tokens, or PROMPT of one."""
+    """The best time of a step by one graph: `rows` sequences' tokens, or a prompt of one."""
 
     threads: int
     graph: str
@@ -97,7 +104,9 @@ def _has_lone(bundle: Bundle) -> bool:
 def _cost(settings: TunedDecoder, times: Times) -> float:
     """Return the mean of log seconds over steps of each size, so that each counts alike."""
     lone = settings.lone_rows or 0
-    roles = {rows: LONE if rows <= lone else MODEL for rows in (*ROWS, PROMPT)}
+    roles = {rows: LONE if rows <= lone else MODEL for rows in ROWS}
+    reads = settings.threads, PROMPT, PROMPT_TOKENS
+    roles[PROMPT_TOKENS] = PROMPT if reads in times else MODEL
     spent = [times[settings.threads, role, rows] for rows, role in roles.items()]
     return float(np.mean(np.log(spent)))
 
@@ -113,12 +122,12 @@ def _timed(bundle: Bundle, providers: Sequence[str], progress: Progress) -> Time
         (threads, role)
         for _ in range(_ROUNDS)
         for threads in thread_counts(config.threads_used)
-        for role in (MODEL, LONE)
+        for role in (MODEL, LONE, PROMPT)
         if role in bundle.manifest.graphs
     ]
     for threads, role in track(kinds, "tuning", progress):
         with _alone(bundle, replace(config, threads=threads), role) as decoder:
-            for rows, seconds in _steps(decoder):
+            for rows, seconds in _steps(decoder, () if role == PROMPT else ROWS):
                 key = threads, role, rows
                 best[key] = min(best.get(key, seconds), seconds)
     return best
@@ -130,23 +139,23 @@ def _alone(bundle: Bundle, config: SessionConfig, role: str) -> Iterator[Decoder
     generation = check_cache(bundle)
     graphs = {MODEL: bundle.manifest.graphs[role]}
     single = replace(bundle, manifest=replace(bundle.manifest, graphs=graphs))
-    context = min(generation.context, 2 * PROMPT)
+    context = min(generation.context, 2 * PROMPT_TOKENS)
     cache = make_cache(generation, Capacity(context, max(ROWS), _NO_LIMIT))
     sessions = open_sessions(single, config)
     yield Decoder(sessions, cache, vocabulary=generation.vocabulary)
     sessions.clear()
 
 
-def _steps(decoder: Decoder) -> Iterator[tuple[int, float]]:
-    """Yield the sizes of steps, with the best seconds of one."""
-    held = min(PROMPT, decoder.cache.length - 1)
+def _steps(decoder: Decoder, sizes: Sequence[int]) -> Iterator[tuple[int, float]]:
+    """Yield the sizes of steps, that of a prompt first, with the best seconds of one."""
+    held = min(PROMPT_TOKENS, decoder.cache.length - 1)
     tokens = [token % decoder.vocabulary for token in range(held)]
 
     def read() -> None:
         decoder.extend(0, tokens, 0, keep=1, company=None)
 
-    yield PROMPT, _best(read)
-    for rows in ROWS:
+    yield PROMPT_TOKENS, _best(read)
+    for rows in sizes:
         yield rows, _best(partial(decoder.step, tokens[:1] * rows, [held] * rows))
 
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lmonnx.bundle.manifest import GraphSpec
 from lmonnx.errors import BundleError, InputError, UnsupportedError
+from lmonnx.runtime.row_weights import all_by_rows
 from lmonnx.runtime.threads import available_threads
 
 CPU = "CPUExecutionProvider"
@@ -45,6 +46,8 @@ class SessionConfig:
     side instead of dividing each among all threads: more texts a second for a second copy of the
     weights; None does so on the CPU for bundles of at most 256 MiB. Of a decoder with two graphs
     `lone_rows` is up to how many sequences the one for few is taken; None depends on the CPU.
+    `int8_prompts` reads prompts by the graph for them, if there is one: two to three times as fast,
+    for a byte of memory a weight; None does so for bundles of at most 256 MiB.
     """
 
     providers: tuple[str, ...] = (CPU,)
@@ -53,6 +56,7 @@ class SessionConfig:
     wide_int8: bool = False
     thread_per_batch: bool | None = None
     lone_rows: int | None = None
+    int8_prompts: bool | None = None
 
     def __post_init__(self) -> None:
         for name, value, least, most in (
@@ -79,6 +83,12 @@ class SessionConfig:
             return bundle_bytes <= MOST_BYTES_TWICE
         return self.thread_per_batch
 
+    def reads_in_int8(self, bundle_bytes: int) -> bool:
+        """Say whether a decoder's graph for prompts is taken, where it has one."""
+        if self.int8_prompts is None:
+            return bundle_bytes <= MOST_BYTES_TWICE
+        return self.int8_prompts
+
 
 class Session:
     """A loaded graph; `run` may be called by several threads at once.
@@ -90,10 +100,20 @@ class Session:
         self, path: Path, spec: GraphSpec, config: SessionConfig, *, precise: bool = False
     ) -> None:
         check_providers(config.providers)
+        options = _options(spec, config, precise=precise)
+        # Over DLPack the session owns the arrays with us: they are gone when kernels have repacked
+        # them, and these references to them at the end.
+        weights = all_by_rows(path.parent, spec.made or (), config.threads_used)
+        made = {name: ort.OrtValue.from_dlpack(array) for name, array in weights.items()}
+        del weights
+        for name, value in made.items():
+            options.add_initializer(name, value)
+        if made:  # all are there at once already, so that more hands take no more memory
+            options.add_session_config_entry("session.prepack.enable_parallel", "1")
         try:
             self._session = ort.InferenceSession(
                 str(path),
-                _options(spec, config, precise=precise),
+                options,
                 providers=list(config.providers),
                 disabled_optimizers=list(SLOW_FUSIONS) if config.providers == (CPU,) else None,
             )

@@ -27,11 +27,14 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=[4, 8])
+@pytest.fixture(scope="module", params=["4", "8", "4 with prompts in int8"])
 def bundle(request, tmp_path_factory):
+    bits, *reading = request.param.split(maxsplit=1)
     folder = tmp_path_factory.mktemp("company")
     exported = export(open_checkpoint(str(SOURCE)), folder / "fp32", verify=False)
-    return quantize(exported, folder / "made", bits=request.param, calibrate=False, max_drop=1).path
+    return quantize(
+        exported, folder / "made", bits=int(bits), calibrate=bool(reading), max_drop=1
+    ).path
 
 
 def ids(completions):

@@ -58,6 +58,7 @@ def quantize(
     block_size: int | None = None,
     head_bits: int = HEAD_BITS,
     calibrate: bool = True,
+    int8_prompts: bool = True,
     examples: Sequence[Any] | None = None,
     text: str | None = None,
     max_drop: float | None = None,
@@ -85,6 +86,8 @@ def quantize(
         calibrate: Let a decoder write some text, and round so that on this and on the other half
             of the sentences its outputs stay; without it weights are rounded to the nearest, in a
             tenth of the time.
+        int8_prompts: Add to a decoder's calibrated weights of 4 bits a graph that reads prompts two
+            to three times as fast, with int8 products of these weights, which `load` makes.
         examples: Labelled data for the gate, as `measure.accuracy.read_data` gives it; without it
             500 shipped sentences serve.
         text: The gate's text for a decoder, or an encoder-decoder's sources, one a line; half of
@@ -105,7 +108,15 @@ def quantize(
     _check_precision(bundle)
     generation = bundle.manifest.generation
     if generation is not None:
-        asked = Asked(method, bits, block_size, head_bits, max_drop, calibrate=calibrate)
+        asked = Asked(
+            method,
+            bits,
+            block_size,
+            head_bits,
+            max_drop,
+            calibrate=calibrate,
+            int8_prompts=int8_prompts,
+        )
         how: dict[str, Any] = {
             "text": text,
             "keep": _kept(bundle, keep),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from lmonnx.compiler.quantize.blocks import BITS, BLOCK_SIZES
@@ -20,7 +20,11 @@ from lmonnx.errors import InputError
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A method with its options; `limit` is how much perplexity may rise, as a share."""
+    """A method with its options.
+
+    `limit` is how much perplexity may rise, as a share; `int8_prompts` asks for a graph that reads
+    prompts by rows, of the weights that the one in blocks has.
+    """
 
     method: Method
     bits: int
@@ -28,6 +32,7 @@ class Choice:
     head_bits: int
     limit: float
     calibrate: bool
+    int8_prompts: bool
 
     @property
     def options(self) -> dict[str, Any]:
@@ -42,6 +47,7 @@ class Choice:
                 "bits": self.bits,
                 "block_size": self.block_size,
                 "head_bits": self.head_bits,
+                "int8_prompts": self.int8_prompts,
             }
         return stated
 
@@ -56,10 +62,14 @@ class Asked:
     head_bits: int = HEAD_BITS
     max_drop: float | None = None
     calibrate: bool = field(default=True, kw_only=True)
+    int8_prompts: bool = field(default=True, kw_only=True)
 
     def of_decoder(self) -> Choice:
         """Return the choice for a decoder, whose lone row reads every weight once a token."""
-        return self._filled(Method(self.method or Method.WEIGHT_ONLY), DROPS)
+        choice = self._filled(Method(self.method or Method.WEIGHT_ONLY), DROPS)
+        # Eight bits would lose by it; and by rows nothing is good without calibration.
+        fits = choice.method is Method.WEIGHT_ONLY and choice.bits == 4 and choice.calibrate
+        return replace(choice, int8_prompts=fits and self.int8_prompts)
 
     def of_pair(self, *, labelled: bool) -> Choice:
         """Return the choice for an encoder-decoder, which has many rows at once.
@@ -88,4 +98,4 @@ class Asked:
                 stated = ", ".join(map(str, allowed))
                 raise InputError(f"{name} is {value}, must be one of {stated}")
         limit = drops[method, bits] if self.max_drop is None else self.max_drop
-        return Choice(method, bits, size, self.head_bits, limit, self.calibrate)
+        return Choice(method, bits, size, self.head_bits, limit, self.calibrate, int8_prompts=False)

@@ -54,7 +54,13 @@ def quantize_decoder(
         StageError: There is nothing to quantize.
     """
     gate = open_text_gate(bundle, text, choice.limit)
-    planned = plans(choice.method, choice.bits, choice.block_size, choice.head_bits)
+    planned = plans(
+        choice.method,
+        choice.bits,
+        choice.block_size,
+        choice.head_bits,
+        int8_prompts=choice.int8_prompts,
+    )
     calibrated = choice.calibrate and any(plan.is_calibrated for plan in planned)
     started = time.perf_counter()
     source = _source(bundle, calibrated=calibrated, progress=progress)

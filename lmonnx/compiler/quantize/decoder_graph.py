@@ -12,6 +12,7 @@ from onnx import helper
 
 from lmonnx.bundle.manifest import GraphSpec
 from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec
+from lmonnx.compiler.quantize.block_writer import StoredBlocks
 from lmonnx.compiler.quantize.blocks import Blocks, quantize_blocks
 from lmonnx.compiler.quantize.calibrated import inverse_factor, round_blocks, round_columns
 from lmonnx.compiler.quantize.forms import BY_ROWS, CALIBRATED, SEVEN_BIT_TABLE, Form, Recipe
@@ -31,13 +32,14 @@ MOST_STEPS = 2**30  # of a bias, so that its sum with a product stays int32
 
 @dataclass(frozen=True, slots=True)
 class Shared:
-    """What graphs of one folder hold in common: bytes, and by their place what tables are made of.
+    """What graphs of one folder hold in common: bytes, and by their place what was made of floats.
 
-    `tables` are in blocks; `factors` are what the channels of those by rows are multiplied by.
+    `blocks` are of matrices and tables; `factors` are what the channels of tables by rows are
+    multiplied by.
     """
 
     known: Known = field(default_factory=Known)
-    tables: dict[tuple[str, ...], Blocks] = field(default_factory=dict)
+    blocks: dict[tuple[str, ...], StoredBlocks] = field(default_factory=dict)
     factors: dict[tuple[str, ...], Floats] = field(default_factory=dict)
 
 
@@ -65,13 +67,15 @@ def write_decoder(
     common = shared or Shared()
     weights = WeightFile(target.with_name(f"{target.name}_data"), common.known)
     try:
-        _Writer(model, source.parent, weights, recipe=recipe, shared=common).rewrite(progress)
+        writer = _Writer(model, source.parent, weights, recipe=recipe, shared=common)
+        writer.rewrite(progress)
     finally:
         weights.close()
     if MICROSOFT not in {opset.domain for opset in model.opset_import}:
         model.opset_import.append(helper.make_opsetid(MICROSOFT, 1))
     onnx.save(model, target)
-    return graph_spec(model, file, optimized=True)
+    spec = graph_spec(model, file, optimized=True)
+    return replace(spec, made=tuple(writer.made)) if writer.made else spec
 
 
 @dataclass(slots=True)
@@ -130,17 +134,21 @@ class _Writer(RowWriter):
             return
         if tied:
             self._round_blocks(tied)
-        else:
-            self.store_blocks(weight, self._looked_up(weight, form), lookup=True)
+        elif not self._shared_blocks(weight, form):
+            table = self.read(self.tensors[weight])
+            self._store(weight, quantize_blocks(table, bits=form.bits, block_size=form.block_size))
         self.lookup(node.input[1], weight, name, y)
 
-    def _looked_up(self, weight: str, form: Form) -> Blocks:
-        """Return the blocks of a table: another graph's, if that has it in the same form."""
-        held = self.shared.tables.get(_place(self.tensors[weight]))
-        if held and (held.bits, held.integers.shape[-1]) == (form.bits, form.block_size):
-            return held
-        table = self.read(self.tensors[weight])
-        return quantize_blocks(table, bits=form.bits, block_size=form.block_size)
+    def _shared_blocks(self, weight: str, form: Form) -> bool:
+        """Take the blocks of another graph, if that has them in the same form."""
+        held = self.shared.blocks.get(_place(self.tensors[weight]))
+        if held is None or held.form != form:
+            return False
+        self.share_blocks(weight, held)
+        return True
+
+    def _store(self, weight: str, made: Blocks) -> None:
+        self.shared.blocks[_place(self.tensors[weight])] = self.store_blocks(weight, made)
 
     def _store_table(self, weight: str, form: Form) -> Floats | None:
         """Store a table, once; return the factors of its channels, (E,), if it has any."""
@@ -177,8 +185,12 @@ class _Writer(RowWriter):
             )
             return
         bias, y = self._biased(output) if fixed is not None else ("", output)
-        columns = self._columns(layer)
-        self.row_product(layer.value, layer.weight, columns, name, y, fixed=fixed, bias=bias)
+        held = self.shared.blocks.get(_place(self.tensors[layer.weight]))
+        if self.recipe.reuses and held is not None:
+            self.make_columns(layer.weight, self.tensors[layer.weight], held, self.recipe.factors)
+        else:
+            self.store_columns(layer.weight, self._columns(layer))
+        self.row_product(layer.value, layer.weight, name, y, fixed=fixed, bias=bias)
 
     def _biased(self, output: str) -> tuple[str, str]:
         """Return the vector that alone is added to a product, and what the sum is called."""
@@ -241,16 +253,17 @@ class _Writer(RowWriter):
     def _round_blocks(self, layer: Layer) -> None:
         if layer.weight in self.blocks:
             return
-        form, matrix = self.recipe.forms[layer.name], self._matrix(layer)
+        form = self.recipe.forms[layer.name]
+        if self.recipe.reuses and self._shared_blocks(layer.weight, form):
+            return
+        matrix = self._matrix(layer)
         made: Blocks
         if layer.value in self.recipe.moments and form.bits in CALIBRATED:
             factor = self._factor(layer)
             made = round_blocks(matrix, factor, bits=form.bits, block_size=form.block_size)
         else:
             made = quantize_blocks(matrix.T, bits=form.bits, block_size=form.block_size)
-        if layer.weight in self.tied:
-            self.shared.tables[_place(self.tensors[layer.weight])] = made
-        self.store_blocks(layer.weight, made, lookup=layer.weight in self.tied)
+        self._store(layer.weight, made)
 
     def _factor(self, layer: Layer) -> Floats:
         """Return the factor of all that a layer's matrix multiplies.

@@ -34,10 +34,12 @@ class Recipe:
     as it is. `moments` are of what flows into layers: without a layer's its weights are rounded to
     the nearest. `factors` are what constants are multiplied by first; the moments are of values
     without them. `scales` are of values that are rounded to int8 with one scale for every row,
-    known beforehand.
+    known beforehand. One that `reuses` blocks takes those that another graph has of the same
+    weights, and has what is by rows made of them when it is loaded.
     """
 
     forms: Mapping[str, Form]
     moments: Mapping[str, Moments] = field(default_factory=dict)
     factors: Factors = field(default_factory=Factors)
     scales: Mapping[str, Scale] = field(default_factory=dict)
+    reuses: bool = False

@@ -61,7 +61,7 @@ def recipe_of(source: GraphSource, plan: Plan, keep: Collection[str]) -> Recipe:
     """
     held = forms(source.model, plan, keep)
     if not plan.smoothed or not source.moments:
-        return Recipe(held, source.moments)
+        return Recipe(held, source.moments, reuses=plan.reuses)
     factors, scales = Factors(), {}
     folds = find_folds(source.model, source.layers)
     for value, seen in source.moments.items():
@@ -76,7 +76,7 @@ def recipe_of(source: GraphSource, plan: Plan, keep: Collection[str]) -> Recipe:
                 scales[value] = Scale(float((seen.peak / chosen).max()) / EIGHT_BITS)
         elif float(seen.peak.max()) <= plan.steady * seen.typical:
             scales[value] = Scale.over(seen.least, seen.most)
-    return Recipe(held, source.moments, factors, scales)
+    return Recipe(held, source.moments, factors, scales, plan.reuses)
 
 
 def _smoothing(

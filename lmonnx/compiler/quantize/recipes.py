@@ -27,7 +27,7 @@ class Plan:
     """One graph of a bundle: how its products are held, and whether activations are smoothed.
 
     By rows a value whose rows' peaks are never more than `steady` times their median has one scale
-    for all rows.
+    for all rows. One that `reuses` blocks has what is by rows made of another graph's at load.
     """
 
     role: str
@@ -35,6 +35,7 @@ class Plan:
     head: Form
     smoothed: bool
     steady: float = 0.0
+    reuses: bool = False
 
     @property
     def is_calibrated(self) -> bool:
@@ -71,15 +72,21 @@ PRECISIONS = {4: Precision.INT4, 8: Precision.INT8}
 
 
 def plans(
-    method: Method, bits: int, block_size: int, head_bits: int = HEAD_BITS
+    method: Method,
+    bits: int,
+    block_size: int,
+    head_bits: int = HEAD_BITS,
+    *,
+    int8_prompts: bool = False,
 ) -> tuple[Plan, ...]:
-    """Return the graphs of a method, the one that prefills first.
+    """Return the graphs of a method, in the order in which they are written.
 
     Args:
         method: One of three.
         bits: Of weights in blocks, 4 or 8.
         block_size: How many of them share a scale.
         head_bits: Of the head of graphs in blocks, 4 or 8; by rows it has 8.
+        int8_prompts: Add to blocks a graph that multiplies them by rows.
     """
     rows = Plan("model", BY_ROWS, HEADS[8], smoothed=True)
     blocks = Plan(
@@ -88,9 +95,10 @@ def plans(
         HEADS[max(bits, head_bits)],
         smoothed=False,
     )
+    prompt = replace(rows, role="prompt", head=blocks.head, reuses=True)
     return {
         Method.DYNAMIC: (rows,),
-        Method.WEIGHT_ONLY: (blocks,),
+        Method.WEIGHT_ONLY: (blocks, prompt) if int8_prompts else (blocks,),
         Method.BOTH: (rows, replace(blocks, role="lone")),
     }[method]
 

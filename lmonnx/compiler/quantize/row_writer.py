@@ -5,27 +5,77 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import numpy as np
+import onnx
 from numpy.typing import NDArray
 
-from lmonnx.compiler.quantize.block_writer import BlockWriter
+from lmonnx.bundle.manifest import RowWeights, Span
+from lmonnx.compiler.quantize.block_writer import BlockWriter, StoredBlocks
+from lmonnx.compiler.quantize.folding import Factors
 from lmonnx.compiler.quantize.rounding import Scale
-from lmonnx.compiler.quantize.weights import Columns
+from lmonnx.compiler.quantize.weights import Columns, column_scales
+
+# Behind the end of any file: what takes the graph without its made weights fails, and says so.
+_NOWHERE = 1 << 40
 
 
 @dataclass(slots=True)
 class RowWriter(BlockWriter):
     """Writes products of uint8 rows, (x - 128) · scale, with int8 columns.
 
-    `tables` are the scales of the tables that are stored, by the name of the float one.
+    `tables` are the scales of the tables that are stored, by the name of the float one; `made` are
+    the matrices that are not, which loading makes of blocks.
     """
 
     tables: dict[str, NDArray[np.float32]] = field(default_factory=dict)
+    made: list[RowWeights] = field(default_factory=list)
+
+    def store_columns(self, weight: str, columns: Columns) -> None:
+        """Store integers (K, N) and their scales, (N,), of a matrix."""
+        self.store(f"{weight}_int8", columns[0])
+        self.store(f"{weight}_scale", columns[1])
+
+    def make_columns(
+        self, weight: str, float_matrix: onnx.TensorProto, held: StoredBlocks, factors: Factors
+    ) -> None:
+        """Let loading make the integers of stored blocks with factors; store their scales alone."""
+        name, (inputs, outputs) = f"{weight}_int8", float_matrix.dims
+        if name in self.added:
+            return
+        folder = self.weights.folder
+        scales = column_scales(factors.apply(weight, held.matrix(folder, inputs)))
+        self.store(f"{weight}_scale", scales)
+        steps = np.array(scales)
+        if weight in factors.columns:
+            start, inverse = factors.columns[weight]
+            steps[start : start + len(inverse)] /= inverse
+        zeros, rows = held.zeros, factors.rows.get(weight)
+        self.made.append(
+            RowWeights(
+                name,
+                (inputs, outputs),
+                held.form.block_size,
+                blocks=_span(held.blocks),
+                scales=_span(held.scales),
+                steps=_span(self.weights.add(name, steps)),
+                zeros=None if zeros is None else _span(zeros),
+                factors=None if rows is None else _span(self.weights.add(name, rows)),
+            )
+        )
+        nowhere = onnx.TensorProto(
+            name=name,
+            data_type=onnx.TensorProto.INT8,
+            dims=(inputs, outputs),
+            data_location=onnx.TensorProto.EXTERNAL,
+        )
+        place = {"location": self.weights.location, "offset": _NOWHERE, "length": inputs * outputs}
+        for key, value in place.items():
+            nowhere.external_data.add(key=key, value=str(value))
+        self.added[name] = nowhere
 
     def row_product(
         self,
         x: str,
         weight: str,
-        columns: Columns,
         name: str,
         y: str,
         *,
@@ -36,18 +86,13 @@ class RowWriter(BlockWriter):
 
         Args:
             x: The float value, (…, K).
-            weight: The float matrix's name.
-            columns: Integers (K, N) and their scales, (N,).
+            weight: The float matrix's name, whose columns are stored or made.
             name: The nodes' stem.
             y: What the result is called.
             fixed: The scale of x, the same for every row; None scales each row by its largest.
             bias: A constant, (N,).
         """
-        integers, scales = columns
-        stored = [
-            self.store(f"{weight}_int8", integers),
-            self.store(f"{weight}_scale", scales),
-        ]
+        stored = [f"{weight}_int8", f"{weight}_scale"]
         if fixed is not None:
             u, scale, zero = self.fixed(x, fixed)
             inputs = [u, stored[0], scale, stored[1], zero, *(["", bias] if bias else [])]
@@ -126,3 +171,8 @@ class RowWriter(BlockWriter):
             return
         unscaled = self.op("Reshape", [product, shape], f"{name}/Reshape")
         self.op("Mul", [unscaled, scale], f"{name}/row_scale", y)
+
+
+def _span(tensor: onnx.TensorProto) -> Span:
+    stated = {entry.key: entry.value for entry in tensor.external_data}
+    return Span(stated["location"], int(stated.get("offset", "0")))

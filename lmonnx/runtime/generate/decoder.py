@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +18,7 @@ from lmonnx.runtime.session import CPU, SessionConfig
 from lmonnx.runtime.tuned import default_lone_rows
 
 Logits = NDArray[np.float32]
-MODEL, LONE = "model", "lone"
+MODEL, LONE, PROMPT = "model", "lone", "prompt"
 # Logits of more tokens than a draft's are not held on to between calls.
 MOST_HELD = 65
 INTEGER = frozenset({"MatMulInteger", "MatMulIntegerToFloat"})
@@ -68,13 +69,15 @@ class Decoder:
         """Decode with some sessions.
 
         Args:
-            sessions: By role: `model`, and `lone` if there is one.
+            sessions: By role: `model`, and if there are, `lone` for few rows and `prompt` for
+                prompts.
             cache: What they share.
             vocabulary: V.
             lone_rows: Up to how many rows `lone` is taken, drafts of one included; None depends on
                 the CPU.
         """
         self._sessions = sessions
+        self._reading = PROMPT if PROMPT in sessions else MODEL
         self._lone_rows = default_lone_rows() if lone_rows is None else lone_rows
         self.cache = cache
         self.vocabulary = vocabulary
@@ -117,7 +120,7 @@ class Decoder:
         Returns:
             (keep, V).
         """
-        role = MODEL if company is None else self._role(company)
+        role = self._reading if company is None else self._role(company)
         call = self._runs.get((role, slot))
         if call is None:
             call = self._runs[role, slot] = self._call(role, slot, 1)
@@ -152,9 +155,11 @@ def open_sessions(bundle: Bundle, config: SessionConfig) -> dict[str, BoundSessi
     graphs = bundle.manifest.graphs
     if MODEL not in graphs:
         raise BundleError(f"{bundle.path} has no graph called {MODEL}; export it again")
-    return {
-        role: open_graph(bundle, graphs[role], config) for role in (MODEL, LONE) if role in graphs
-    }
+    left_out = () if config.reads_in_int8(bundle.bytes) else (PROMPT,)
+    roles = [role for role in (PROMPT, MODEL, LONE) if role in graphs and role not in left_out]
+    with ThreadPoolExecutor(config.threads_used) as pool:
+        opened = pool.map(lambda role: open_graph(bundle, graphs[role], config), roles)
+        return dict(zip(roles, opened, strict=True))
 
 
 def open_graph(bundle: Bundle, graph: GraphSpec, config: SessionConfig) -> BoundSession:

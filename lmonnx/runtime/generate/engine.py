@@ -1,4 +1,4 @@
-"""The loop of every request together: admit, read a piece of a prompt, decode one token of each."""
+"""The loop of every request together: admit, read some of the prompts, decode one token of each."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from lmonnx.runtime.generate.decoder import Decoder
 from lmonnx.runtime.generate.request import Job
-from lmonnx.runtime.generate.scheduler import Scheduler
+from lmonnx.runtime.generate.scheduler import LEAST, Piece, Scheduler
 from lmonnx.runtime.generate.slots import Slots
 from lmonnx.runtime.generate.turns import Blame, Turns
 
@@ -60,10 +60,15 @@ class Engine(Turns[Job]):
             scheduler.waiting.extend(kept)
 
     def _read(self) -> None:
-        """Run a piece of the prompt whose turn it is."""
-        piece = self._scheduler.piece()
-        if piece is None:
-            return
+        """Run pieces of the prompts whose turn it is."""
+        budget = self._scheduler.budget()
+        while piece := self._scheduler.piece(budget):
+            self._run(piece)
+            budget -= max(LEAST, piece.stop - piece.start)
+            if budget < LEAST:
+                break
+
+    def _run(self, piece: Piece) -> None:
         job, slot = piece.job, piece.job.slots[0]
         tokens = job.prompt[piece.start : piece.stop]
         logits = self._decoder.extend(

@@ -1,4 +1,4 @@
-"""Who runs next: jobs wait in line, prompts are read in turn, a piece a step."""
+"""Who runs next: jobs wait in line, prompts are read in turn, some tokens a step."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from lmonnx.errors import InputError
 from lmonnx.runtime.generate.request import Job
 from lmonnx.runtime.generate.slots import Slots, common_prefix
 
-# Tokens of a prompt that run at once: alone, and while others wait for their next token.
-ALONE, IN_COMPANY = 512, 64
+# Tokens of prompts that are read in a step: at most, and for each that waits to be read while a
+# sequence waits for its next token; a piece of fewer counts for the least, as it takes as long.
+ALONE, IN_COMPANY, LEAST = 512, 64, 16
 # A call that gives the logits of many tokens gives at most 64 MiB of them.
 MOST_LOGITS = 2**24
 # Attention reads a piece in blocks of twice a head's size, or of what fits into the cache of the
@@ -91,13 +92,20 @@ class Scheduler:
             self.waiting.popleft()
         return ready
 
-    def piece(self) -> Piece | None:
-        """Return what to read now, None where every prompt is read."""
+    def budget(self) -> int:
+        """Return how many tokens of prompts to read in this step.
+
+        Both sides wait for each other, so the more there are of one the longer the other does.
+        """
+        live = self._slots.live
+        return min(ALONE, IN_COMPANY * -(-len(self.reading) // live)) if live else ALONE
+
+    def piece(self, budget: int) -> Piece | None:
+        """Return what to read next of so many tokens, None where every prompt is read."""
         if not self.reading:
             return None
         job = self.reading[0]
-        start = len(job.slots[0].tokens)
-        size = IN_COMPANY if self._slots.live else ALONE
+        start, size = len(job.slots[0].tokens), budget
         if job.reads_from < len(job.prompt) - 1:
             size = min(size, self._most_kept)
         stop = min(start + size, len(job.prompt))

@@ -8,7 +8,7 @@ import lmonnx
 from lmonnx.bundle.bundle import Bundle
 from lmonnx.errors import BundleError
 from lmonnx.measure import tune_decoder as module
-from lmonnx.measure.tune_decoder import PROMPT, ROWS, tune_decoder
+from lmonnx.measure.tune_decoder import PROMPT_TOKENS, ROWS, tune_decoder
 from lmonnx.runtime.session import CPU
 from lmonnx.runtime.tuned import LONE_ROWS, TunedDecoder
 from tests.cli.command_line import lines, run
@@ -31,7 +31,7 @@ def both(monkeypatch):
 
 def test_one_graph_is_timed_at_every_size_and_threads_are_kept_for_load():
     found = tune_decoder(FOLDER)
-    assert {step.rows for step in found.steps} == {*ROWS, PROMPT}
+    assert {step.rows for step in found.steps} == {*ROWS, PROMPT_TOKENS}
     assert all(step.graph == "model" and step.ms > 0 for step in found.steps)
     assert found.settings.lone_rows is None and found.gain >= 1
     with lmonnx.load(FOLDER) as model:
@@ -45,7 +45,7 @@ def test_lone_is_kept_up_to_where_it_stops_to_be_faster(both, monkeypatch, last)
             (threads, role, rows): 1 + (role == ("model" if rows <= last else "lone"))
             for threads in (1, 2)
             for role in ("model", "lone")
-            for rows in (*ROWS, PROMPT)
+            for rows in (*ROWS, PROMPT_TOKENS)
         }
 
     monkeypatch.setattr(module, "_timed", timed)
@@ -59,6 +59,16 @@ def test_both_graphs_are_timed(both):
     found = tune_decoder(FOLDER)
     assert {step.graph for step in found.steps} == {"model", "lone"}
     assert found.settings.lone_rows in (*ROWS, LONE_ROWS, 0)
+
+
+def test_a_graph_for_prompts_is_timed_on_prompts(monkeypatch):
+    bundle = Bundle.open(FOLDER)
+    graph = bundle.manifest.graphs["model"]
+    manifest = replace(bundle.manifest, graphs={"model": graph, "prompt": graph})
+    monkeypatch.setattr(module.Bundle, "open", lambda path: replace(bundle, manifest=manifest))
+    found = tune_decoder(FOLDER)
+    assert {step.rows for step in found.steps if step.graph == "prompt"} == {PROMPT_TOKENS}
+    assert found.settings.lone_rows is None
 
 
 def test_what_is_no_decoder_is_refused(tiny_bundle):

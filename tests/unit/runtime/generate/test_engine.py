@@ -140,6 +140,21 @@ def test_a_prompt_that_waits_does_not_stop_those_that_are_answered(load, monkeyp
     assert len(slow.completion().token_ids) == 5
 
 
+def test_prompts_that_come_together_are_read_in_one_step(load):
+    model = load(slots=4)
+    engine = model._engine
+    jobs = [Sampled(model._ids(text * 3), greedy(5), model._voice) for text in ("a", "b", "c", "d")]
+    for job in jobs:
+        engine.submit(job)
+    engine.step()
+    assert len(engine._live) == 4 and not engine._scheduler.reading
+    for job in jobs:
+        engine.wait(job)
+    assert [job.completion().token_ids for job in jobs] == [
+        ids(model([text * 3], greedy(5)))[0] for text in ("a", "b", "c", "d")
+    ]
+
+
 def test_a_closed_stream_gives_its_slot_back(load):
     model = load(slots=1)
     stream = model.stream("the dog", greedy(100))

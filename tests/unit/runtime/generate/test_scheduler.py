@@ -21,7 +21,7 @@ def pieces(length, head_size, *, reads_from=None):
     line.admit()
     found = []
     while line.reading:
-        piece = line.piece()
+        piece = line.piece(line.budget())
         found.append(piece.stop - piece.start)
         assert piece.start == len(job.slots[0].tokens) and found[-1] > 0
         job.slots[0].tokens += job.prompt[piece.start : piece.stop]
@@ -39,3 +39,17 @@ def test_no_piece_leaves_attention_a_row_alone(monkeypatch, alone, head_size, re
     for length in (*range(2, 200), 255, 256, 257, 258, 385, 512, 513, 514, 515, 1025, 1026, 1300):
         for size in pieces(length, head_size, reads_from=reads_from):
             assert size % (2 * head_size) != 1, (length, size)
+
+
+@pytest.mark.parametrize(
+    ("live", "reading", "tokens"),
+    [(0, 1, 512), (0, 8, 512), (1, 1, 64), (1, 3, 192), (4, 4, 64), (4, 5, 128), (1, 63, 512)],
+)
+def test_the_more_prompts_wait_for_a_sequence_the_more_of_them_is_read(live, reading, tokens):
+    slots = Slots(KVCache(CacheSpec(1, 1, 8), 64, 64, first_length=1))
+    line = Scheduler(slots, count=64, context=64, vocabulary=100, head_size=8)
+    for _ in range(live):
+        slots.join(slots.claim(()))
+    line.waiting.extend(Scored([index, 1, 2, 3], first=4) for index in range(reading))
+    line.admit()
+    assert len(line.reading) == reading and line.budget() == tokens

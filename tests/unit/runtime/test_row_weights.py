@@ -1,0 +1,125 @@
+"""int8 by rows that loading makes of blocks: the numbers, whose memory it is, what is refused."""
+
+import gc
+from dataclasses import replace
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper
+
+from lmonnx.bundle.manifest import GraphSpec, RowWeights, Span, TensorSpec
+from lmonnx.errors import BundleError
+from lmonnx.runtime.row_weights import all_by_rows
+from lmonnx.runtime.session import Session, SessionConfig
+
+NOWHERE = 1 << 40
+
+
+def written(folder, inputs, outputs, block_size, *, zeros=True, factors=True, seed=0):
+    """Write blocks of random integers; return their description and the floats, (K, N)."""
+    random, parts = np.random.default_rng(seed), bytearray()
+
+    def put(array):
+        start = len(parts)
+        parts.extend(array.tobytes())
+        return Span("weights", start)
+
+    blocks = -(-inputs // block_size)
+    integers = random.integers(0, 16, (outputs, blocks, block_size), np.uint8)
+    middles = random.integers(0, 16, (outputs, blocks), np.uint8)
+    scales = random.uniform(-1, 1, (outputs, blocks)).astype(np.float32)
+    factor = random.uniform(0.5, 2, inputs).astype(np.float32)
+    centre = middles[..., None].astype(float) if zeros else 8.0
+    floats = ((integers - centre) * scales[..., None]).reshape(outputs, -1)[:, :inputs].T
+    floats = floats * (factor[:, None] if factors else 1)
+    steps = (np.abs(floats).max(axis=0) / 63).astype(np.float32)
+    even = np.pad(middles, ((0, 0), (0, blocks % 2)))
+    put(np.zeros(3, np.uint8))  # nothing need be aligned
+    made = RowWeights(
+        "w",
+        (inputs, outputs),
+        block_size,
+        blocks=put(integers[..., 0::2] | integers[..., 1::2] << 4),
+        scales=put(scales),
+        steps=put(steps),
+        zeros=put(even[:, 0::2] | even[:, 1::2] << 4) if zeros else None,
+        factors=put(factor) if factors else None,
+    )
+    (folder / "weights").write_bytes(parts)
+    return made, floats / steps
+
+
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "block_size"),
+    [(32, 1, 32), (96, 5, 32), (100, 7, 32), (192, 3, 64), (300, 4, 128), (64, 5000, 32)],
+)
+@pytest.mark.parametrize("zeros", [True, False])
+@pytest.mark.parametrize("factors", [True, False])
+def test_the_integers_are_the_nearest(tmp_path, inputs, outputs, block_size, zeros, factors):
+    made, wanted = written(tmp_path, inputs, outputs, block_size, zeros=zeros, factors=factors)
+    found = all_by_rows(tmp_path, [made], 1)["w"]
+    assert found.dtype == np.int8 and found.shape == (inputs, outputs)
+    assert np.abs(found).max() == 63
+    assert np.abs(found - wanted).max() <= 0.5 + 1e-4
+
+
+def spec_of(made, path):
+    """Write a graph that reads the matrix and has no kernel that repacks it; return its spec."""
+    inputs, outputs = made.shape
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, [1])
+    y = helper.make_tensor_value_info("y", TensorProto.FLOAT, [inputs, outputs])
+    weights = onnx.TensorProto(
+        name="w", data_type=TensorProto.INT8, dims=made.shape, data_location=TensorProto.EXTERNAL
+    )
+    place = {"location": "weights", "offset": NOWHERE, "length": inputs * outputs}
+    for key, value in place.items():
+        weights.external_data.add(key=key, value=str(value))
+    nodes = [
+        helper.make_node("Cast", ["w"], ["floats"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", ["floats", "x"], ["y"]),
+    ]
+    graph = helper.make_graph(nodes, "g", [x], [y], [weights])
+    opsets = [helper.make_opsetid("", 17)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+    tensors = TensorSpec("x", "float32", (1,)), TensorSpec("y", "float32", made.shape)
+    return GraphSpec(path.name, 17, tensors[:1], tensors[1:], {}, optimized=True, made=(made,))
+
+
+def test_a_session_keeps_what_its_kernels_do_not_repack(tmp_path):
+    made, _ = written(tmp_path, 512, 512, 32)
+    session = Session(tmp_path / "g.onnx", spec_of(made, tmp_path / "g.onnx"), SessionConfig())
+    gc.collect()
+    junk = [np.full((512, 512), 7, np.int8) for _ in range(50)]
+    found = session.run({"x": np.ones(1, np.float32)})["y"]
+    np.testing.assert_array_equal(found, all_by_rows(tmp_path, [made], 1)["w"])
+    assert len(junk) == 50
+
+
+def test_what_cannot_make_the_weights_refuses_the_graph(tmp_path):
+    made, _ = written(tmp_path, 64, 64, 32)
+    spec_of(made, tmp_path / "g.onnx")
+    with pytest.raises(Exception, match="out of bounds"):
+        ort.InferenceSession(tmp_path / "g.onnx", providers=["CPUExecutionProvider"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"blocks": Span("weights", 1 << 20)}, "ends before the weights"),
+        ({"blocks": Span("weights", -1)}, "ends before the weights"),
+        ({"scales": Span("weights", 1 << 62)}, "ends before the weights"),
+        ({"steps": Span("elsewhere", 0)}, "cannot be read"),
+        ({"shape": (1 << 40, 1 << 40)}, "ends before the weights"),
+        ({"shape": (0, 64)}, "no matrix of blocks"),
+        ({"shape": (64,)}, "no matrix of blocks"),
+        ({"block_size": 0}, "no matrix of blocks"),
+    ],
+)
+def test_a_description_that_fits_no_file_is_refused(tmp_path, changes, match):
+    made, _ = written(tmp_path, 64, 64, 32)
+    spec = spec_of(made, tmp_path / "g.onnx")
+    wrong = replace(spec, made=(replace(made, **changes),))
+    with pytest.raises(BundleError, match=match):
+        Session(tmp_path / "g.onnx", wrong, SessionConfig())
