@@ -93,14 +93,23 @@ class SessionConfig:
 class Session:
     """A loaded graph; `run` may be called by several threads at once.
 
-    `precise` widens int8 products, for a CPU whose kernel is wrong (see kernels.py).
+    `precise` widens int8 products, for a CPU whose kernel is wrong (see kernels.py); one that runs
+    `in_turn` with another gives the cores up as soon as a run ends.
     """
 
     def __init__(
-        self, path: Path, spec: GraphSpec, config: SessionConfig, *, precise: bool = False
+        self,
+        path: Path,
+        spec: GraphSpec,
+        config: SessionConfig,
+        *,
+        precise: bool = False,
+        in_turn: bool = False,
     ) -> None:
         check_providers(config.providers)
         options = _options(spec, config, precise=precise)
+        if in_turn:  # threads that wait for more work would take the other's cores
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         # Over DLPack the session owns the arrays with us: they are gone when kernels have repacked
         # them, and these references to them at the end.
         weights = all_by_rows(path.parent, spec.made or (), config.threads_used)

@@ -113,6 +113,10 @@ CASES = {
         {"model_type": "t5"}, {"add_prefix_space": False, "legacy": True},
         one("spiece.model", **T5), None,
     ),
+    "t5, null prefix": (
+        {"model_type": "t5"}, {"add_prefix_space": None, "legacy": True},
+        one("spiece.model", **T5), None,
+    ),
     "mt5": (
         {"model_type": "mt5"}, {"tokenizer_class": "T5Tokenizer", "extra_ids": 0, "legacy": True},
         one("spiece.model", **T5 | BYTES), None,
@@ -247,6 +251,25 @@ def test_languages_have_their_ids(case):
     spelled = {"M2M100Tokenizer": "__{}__", "MarianTokenizer": ">>{}<<"}
     form = spelled.get(type(case.theirs).__name__, "{}")
     assert [convert(form.format(code)) for code in known] == list(known.values())
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_t5_as_its_class_saves_it_has_their_ids(tmp_path, legacy):
+    """It lists the tokens of masks, which strip the spaces around them."""
+    from transformers import T5Tokenizer
+
+    (tmp_path / "spiece.model").write_bytes(train(**T5))
+    T5Tokenizer(str(tmp_path / "spiece.model"), extra_ids=7, legacy=legacy).save_pretrained(
+        tmp_path
+    )
+    tiny.write_json(tmp_path / "config.json", {"model_type": "t5", "vocab_size": 300_000})
+    found = Case(tmp_path, tmp_path / "out")
+    texts = [
+        "The <extra_id_0> man",
+        "a<extra_id_6> b <extra_id_1><extra_id_2>  c",
+        "<extra_id_3> d",
+    ]
+    assert found.differing([*texts, *real()[:300]]) == []
 
 
 # Real checkpoints --------------------------------------------------------------------------------

@@ -229,4 +229,7 @@ def max_positions(checkpoint: Checkpoint) -> int:
 
 
 # Their positions start after the padding id.
-_AFTER_PADDING = {"roberta", "xlm-roberta", "camembert", "longformer", "mpnet", "xlm-roberta-xl"}
+_AFTER_PADDING = {
+    "camembert", "data2vec-text", "ibert", "lilt", "longformer", "luke", "mpnet", "roberta",
+    "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "xmod",
+}  # fmt: skip

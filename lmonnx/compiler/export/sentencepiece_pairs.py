@@ -55,7 +55,7 @@ def _sentinels(settings: Settings) -> list[str]:
 
 
 def _prepends(settings: Settings) -> str:
-    if settings.get("add_prefix_space", True) is False:
+    if not settings.get("add_prefix_space", True):  # null too, as its fast class writes it
         return "never"
     return "first" if settings.get("legacy") is False else "always"
 

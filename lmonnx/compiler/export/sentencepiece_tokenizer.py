@@ -116,7 +116,11 @@ class SentencePieceClass:
     ) -> None:
         special = special_tokens(checkpoint, settings, self.special, self.flags)
         add_tokens(tokenizer, checkpoint, settings, special)
-        tokenizer.add_special_tokens(list(self.additional(settings)))
+        # One that is listed has its own spaces to strip, which another of its name would take away.
+        listed = settings.get("added_tokens_decoder") or {}
+        known = {token.get("content") for token in listed.values()}
+        more = [token for token in self.additional(settings) if token not in known]
+        tokenizer.add_special_tokens(more)
         # Named by the class, whatever the settings name: so does transformers.
         named = {part.partition(":")[0] for part in self.single.split()}
         ends = sorted(token for token in named if not token.startswith("$"))

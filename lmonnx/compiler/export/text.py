@@ -22,7 +22,7 @@ from lmonnx.compiler.export.ruled_tokenizer import Pair
 from lmonnx.compiler.export.sentence_transformers import max_seq_length
 from lmonnx.compiler.export.vocabulary import TOKENIZER, read_tokenizer
 from lmonnx.compiler.token_types import missing_type
-from lmonnx.errors import BundleError, StageError
+from lmonnx.errors import BundleError, StageError, UnsupportedError
 from lmonnx.runtime.tokenizer import Tokenizer as RuntimeTokenizer
 
 # Other clients of the bundle (sentence-transformers, optimum, fastembed) want these beside it.
@@ -54,6 +54,11 @@ def export_text(
         StageError: A file is damaged, or its ids or its token types do not fit the model.
     """
     settings = checkpoint.json_file(SETTINGS) or {}
+    if settings.get("split_special_tokens"):
+        raise UnsupportedError(
+            f"{SETTINGS} asks to read special tokens in a text as text (split_special_tokens), "
+            "which is not built; state false, and they are read as tokens"
+        )
     pair = read_pair(checkpoint, settings)
     if pair is not None:
         tokenizer = pair.source.tokenizer
@@ -167,7 +172,10 @@ def _special(
     """Return the special token that the tokenizer's files call `name`, if its vocabulary has it."""
     stored = checkpoint.json_file("special_tokens_map.json") or {}
     usual = {"mask_token": ("[MASK]", "<mask>"), "unk_token": ("[UNK]", "<unk>")}[name]
-    for token in (stored.get(name), settings.get(name), *usual):
+    # MPNet's vocabulary has [MASK] as a piece like any other, and its mask is <mask>.
+    added = {token.content for token in tokenizer.get_added_tokens_decoder().values()}
+    guessed = sorted(usual, key=lambda token: token not in added)
+    for token in (stored.get(name), settings.get(name), *guessed):
         text = token.get("content") if isinstance(token, dict) else token
         if isinstance(text, str) and tokenizer.token_to_id(text) is not None:
             return text
@@ -175,8 +183,11 @@ def _special(
 
 
 def _limit(settings: Mapping[str, Any]) -> int:
-    """Return model_max_length where it is one; transformers writes 1e30 for no limit."""
-    limit = settings.get("model_max_length")
+    """Return model_max_length where it is one; transformers writes 1e30 for no limit.
+
+    Once it was called max_len, which transformers reads where the other is not stated.
+    """
+    limit = settings.get("model_max_length", settings.get("max_len"))
     stated = isinstance(limit, int | float) and not isinstance(limit, bool) and limit >= 1
     return int(limit) if stated and limit is not None and limit < _UNLIMITED else _UNLIMITED
 

@@ -42,7 +42,7 @@ _COUNTING = frozenset({"gemma", "gemma2", "gemma3_text", "gpt_oss", "nemotron"})
 _SOFT_CAP = "attn_logit_softcapping"
 # BigBird's block-sparse attention is left for the full one where a text is short, as traced ones
 # are; unstated it is block-sparse.
-_SPARSE, _FULL = frozenset({"bigbird_pegasus"}), "original_full"
+_SPARSE, _FULL = frozenset({"big_bird", "bigbird_pegasus"}), "original_full"
 # What transformers says of weights that it does not find under their names.
 _NAMED = re.compile(r"'([^']+)'")
 _RECOVERED = re.compile(r"missing tied weight (\S+) from")

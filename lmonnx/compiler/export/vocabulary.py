@@ -53,6 +53,11 @@ def read_tokenizer(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Token
 
 def _read(checkpoint: Checkpoint, settings: Mapping[str, Any]) -> Tokenizer:
     kind = _kind(checkpoint, settings)
+    if tokenizer_class(checkpoint, settings) == "RoFormerTokenizer":
+        raise UnsupportedError(
+            "RoFormer's tokenizer cuts Chinese words by jieba, which no tokenizer.json can hold; "
+            "it cannot be read here"
+        )
     stored = checkpoint.json_file(TOKENIZER)
     built = kind is not None and kind.is_there(checkpoint)
     if stored is not None and not (kind and built and kind.rebuilt(settings)):
@@ -212,6 +217,7 @@ _BY_ARCHITECTURE = {
     "qwen3": "Qwen2Tokenizer",
     "roberta": "RobertaTokenizer",
     "t5": "T5Tokenizer",
+    "roformer": "RoFormerTokenizer",
     "umt5": "T5Tokenizer",
     "xlm-roberta": "XLMRobertaTokenizer",
 }

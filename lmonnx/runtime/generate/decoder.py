@@ -158,15 +158,21 @@ def open_sessions(bundle: Bundle, config: SessionConfig) -> dict[str, BoundSessi
     left_out = () if config.reads_in_int8(bundle.bytes) else (PROMPT,)
     roles = [role for role in (PROMPT, MODEL, LONE) if role in graphs and role not in left_out]
     with ThreadPoolExecutor(config.threads_used) as pool:
-        opened = pool.map(lambda role: open_graph(bundle, graphs[role], config), roles)
+        several = len(roles) > 1
+        opened = pool.map(
+            lambda role: open_graph(bundle, graphs[role], config, in_turn=several), roles
+        )
         return dict(zip(roles, opened, strict=True))
 
 
-def open_graph(bundle: Bundle, graph: GraphSpec, config: SessionConfig) -> BoundSession:
+def open_graph(
+    bundle: Bundle, graph: GraphSpec, config: SessionConfig, *, in_turn: bool = False
+) -> BoundSession:
     """Load a graph; int8 products are widened where the CPU's kernel is wrong."""
     integers = not INTEGER.isdisjoint(graph.operators)
     precise = integers and (config.wide_int8 or not int8_is_exact())
-    return BoundSession(bundle.file(graph.file), graph, config, precise=precise)
+    path = bundle.file(graph.file)
+    return BoundSession(path, graph, config, precise=precise, in_turn=in_turn)
 
 
 def check_cache(bundle: Bundle) -> Generation:

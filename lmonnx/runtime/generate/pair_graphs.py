@@ -28,8 +28,8 @@ def open_pair(bundle: Bundle, config: SessionConfig) -> tuple[Session, BoundSess
         )
     graphs = bundle.manifest.graphs
     return (
-        open_graph(bundle, graphs[ENCODER], config),
-        open_graph(bundle, graphs[DECODER], config),
+        open_graph(bundle, graphs[ENCODER], config, in_turn=True),
+        open_graph(bundle, graphs[DECODER], config, in_turn=True),
     )
 
 

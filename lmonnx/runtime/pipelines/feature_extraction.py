@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lmonnx.bundle.bundle import Bundle
-from lmonnx.bundle.manifest import EmbeddingSpec, Pooling
+from lmonnx.bundle.manifest import EmbeddingSpec, Pooling, Side
 from lmonnx.errors import BundleError, InputError
 from lmonnx.runtime.batch import Batch
 from lmonnx.runtime.dense import open_layer, width_after
@@ -170,7 +170,7 @@ class Embedder(Pipeline[Vectors]):
         self, texts: Iterable[Text], *, long: Long | str | None = None
     ) -> Iterator[NDArray[np.float32]]:
         """Yield each text's vector, (1, E), as the model gives it: uncut, without a prompt."""
-        request = Request(rule_of(long, self._long), "", (), self._width, None)
+        request = Request(rule_of(long, self._long), "", 0, self._width, None)
         for vector in self._vectors(texts, request):
             yield vector[None]
 
@@ -180,17 +180,19 @@ class Embedder(Pipeline[Vectors]):
 
     def _vectors(self, texts: Iterable[Text], request: Request) -> Iterator[Vectors]:
         windowed = request.long is Long.WINDOW
+        begins = 0 if self._spec.truncation_side is Side.RIGHT else -1
 
         def reduce(outputs: Outputs, batch: Batch) -> Any:
-            pooled = self._pool(outputs, batch, _skipped(batch, request))
-            if windowed:
-                return pooled
+            pooled = self._pool(outputs, batch, request.skipped)
+            if windowed:  # with the prompt left out, which the window that begins the text has
+                whole = self._pool(outputs, batch, 0) if request.skipped else pooled
+                return list(zip(pooled, whole, strict=True))
             return self._finish(pooled, request.dimensions, normal=request.normalize)
 
         prepared = (self._prepare(text, request.prompt) for text in texts)
         for windows in self.windows(prepared, long=request.long, reduce=reduce):
             if windowed:
-                merged = _merge(windows)[None]
+                merged = _merge(windows, begins)[None]
                 yield self._finish(merged, request.dimensions, normal=request.normalize)[0]
             else:
                 yield windows[0].row
@@ -211,7 +213,7 @@ class Embedder(Pipeline[Vectors]):
             )
         return values
 
-    def _pool(self, outputs: Outputs, batch: Batch, skipped: Any) -> Vectors:
+    def _pool(self, outputs: Outputs, batch: Batch, skipped: int) -> Vectors:
         values, mask = self._checked(outputs, batch), batch.inputs["attention_mask"]
         if self._output in TEXT_OUTPUTS:
             return values.astype(np.float32)
@@ -243,15 +245,15 @@ class Embedder(Pipeline[Vectors]):
     ) -> Request:
         cut = cut_of(self.spec.dimension if dimensions is None else dimensions, self._width)
         text = prompt_of(self.spec, prompt, prompt_name)
-        skipped = self._prompt_ids(text) if text and not self.spec.include_prompt else ()
+        skipped = self._prompt_size(text) if text and not self.spec.include_prompt else 0
         return Request(rule_of(long, self._long), text, skipped, cut, switch_of(normal))
 
-    def _prompt_ids(self, prompt: str) -> tuple[int, ...]:
-        """Return the ids of a prompt alone, less a special token at its end."""
+    def _prompt_size(self, prompt: str) -> int:
+        """Return how many tokens a prompt alone has, less a special one at its end."""
         ids = self.tokenizer.encode([self._prepare(prompt)], Long.TRUNCATE)[0].ids
         decode = self.tokenizer.decode
         special = bool(ids) and decode(ids[-1:]) != decode(ids[-1:], skip_special=True)
-        return tuple(ids[:-1] if special else ids)
+        return len(ids) - special
 
     def _as_vectors(self, values: str | Iterable[str] | NDArray[Any]) -> Vectors:
         if isinstance(values, np.ndarray) and values.dtype.kind in "fiu":
@@ -267,21 +269,14 @@ def lower(text: str) -> str:
     return "".join(map(str.lower, text)) if "Σ" in text else text.lower()
 
 
-def _skipped(batch: Batch, request: Request) -> Any:
-    """Return how many tokens of each row are the prompt's and not pooled: one number or (B, 1)."""
-    size = len(request.skipped)
-    if not size or request.long is not Long.WINDOW:
-        return size
-    # Only a text's first window has it; its last token may have grown into the text.
-    begins = list(request.skipped[:-1])
-    rows = [size * (encoding.ids[: size - 1] == begins) for encoding in batch.encodings]
-    return np.array(rows)[:, None]
+def _merge(windows: list[Window[Any]], begins: int) -> Vectors:
+    """Return the mean of windows' pooled vectors, weighted by their tokens: (windows, E) → (E,).
 
-
-def _merge(windows: list[Window[Vectors]]) -> Vectors:
-    """Return the mean of windows' pooled vectors, weighted by their tokens: (windows, E) → (E,)."""
+    A row is the vector without the prompt and that of every token; `begins` has the prompt.
+    """
     weights = np.array([len(window.encoding.ids) for window in windows], np.float32)
-    stacked = np.stack([window.row for window in windows])
+    stacked = np.stack([window.row[1] for window in windows])
+    stacked[begins] = windows[begins].row[0]
     return np.asarray(weights / weights.sum() @ stacked, np.float32)
 
 

@@ -19,11 +19,11 @@ SPREAD = frozenset({Packing.INT8, Packing.UINT8})
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What one call asks for; `skipped` are the prompt's ids where they are not pooled."""
+    """What one call asks for; `skipped` is of how many tokens a prompt that is not pooled is."""
 
     long: Long
     prompt: str
-    skipped: tuple[int, ...]
+    skipped: int
     dimensions: int
     normalize: bool | None
 

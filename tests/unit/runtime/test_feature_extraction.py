@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import lmonnx
 from lmonnx import Bundle, BundleError, Embedder, InputError
-from lmonnx.bundle.manifest import Dense, Pooling
+from lmonnx.bundle.manifest import Dense, Pooling, Side
 from lmonnx.runtime.pipelines.feature_extraction import lower
 from lmonnx.runtime.session import SessionConfig
 
@@ -165,6 +165,24 @@ def test_only_the_first_window_has_a_prompt_to_leave_out(embed):
     windowed = embed([LONG, SHORT], prompt_name="query", long="window")
     assert near(windowed[1], embed(SHORT, prompt_name="query"))
     assert not near(windowed[0], embed(LONG, prompt_name="query"), 1e-3)
+
+
+@pytest.mark.parametrize("side", Side)
+def test_a_prompt_of_one_token_is_left_out_of_the_window_that_begins_the_text(embed, side):
+    mean = changed(embed, pooling=(Pooling.MEAN,), dense=(), dimension=16, normalize=False)
+    text = mean.bundle.manifest.text
+    text = replace(text, source=replace(text.source, truncation_side=side))
+    cut = Embedder(Bundle(mean.bundle.path, replace(mean.bundle.manifest, text=text)))
+
+    def states(outputs, batch):
+        kept = batch.inputs["attention_mask"].astype(bool)
+        return [row[of] for row, of in zip(outputs["last_hidden_state"], kept, strict=True)]
+
+    rows = [w.row for w in next(cut.windows(["the " + LONG], long="window", reduce=states))]
+    begins = 0 if side is Side.RIGHT else len(rows) - 1
+    pooled = [row[2 * (at == begins) :].mean(axis=0) for at, row in enumerate(rows)]  # [CLS] the
+    expected = np.average(pooled, axis=0, weights=[len(row) for row in rows])
+    assert near(cut(LONG, prompt="the ", long="window"), expected, 1e-5)
 
 
 def test_long_text_is_cut_by_default_and_may_be_an_error(embed):

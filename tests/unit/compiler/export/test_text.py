@@ -273,6 +273,45 @@ def test_what_other_clients_cut_and_pad_by_is_stated(tmp_path):
     assert stated["pad_token"] == "[PAD]"
 
 
+@pytest.mark.parametrize(
+    ("settings", "length"),
+    [({"max_len": 24}, 24), ({"max_len": 24, "model_max_length": 30}, 30), ({"max_len": None}, 64)],
+)
+def test_max_len_is_the_length_where_no_other_is_stated(tmp_path, settings, length):
+    source = tiny.write_bert(tmp_path / "source")
+    stated = json.loads((source / "tokenizer_config.json").read_text())
+    stated.pop("model_max_length", None)
+    write_json(source / "tokenizer_config.json", stated | settings)
+    assert text_of(source, tmp_path / "out")[0].max_length == length
+
+
+def test_a_mask_that_is_no_added_token_is_not_taken_for_one(tmp_path):
+    source = tiny.write_bert(tmp_path / "source")
+    tokenizer = json.loads((source / "tokenizer.json").read_text())
+    kept = [token for token in tokenizer["added_tokens"] if token["content"] != "[MASK]"]
+    index = len(tokenizer["model"]["vocab"]) - 1
+    word = next(text for text, at in tokenizer["model"]["vocab"].items() if at == index)
+    tokenizer["model"]["vocab"]["<mask>"] = tokenizer["model"]["vocab"].pop(word)
+    tokenizer["added_tokens"] = [*kept, kept[0] | {"content": "<mask>", "id": index}]
+    write_json(source / "tokenizer.json", tokenizer)
+    for name in ("tokenizer_config.json", "special_tokens_map.json"):
+        if (source / name).exists():
+            stated = json.loads((source / name).read_text())
+            stated.pop("mask_token", None)
+            write_json(source / name, stated)
+    assert text_of(source, tmp_path / "out")[0].source.mask_token == "<mask>"
+
+
+def test_special_tokens_as_text_are_refused(tmp_path):
+    source = tiny.write_bert(tmp_path / "source", settings={"split_special_tokens": True})
+    refused(source, tmp_path / "out", UnsupportedError, "split_special_tokens")
+
+
+def test_a_tokenizer_that_needs_jieba_is_refused(tmp_path):
+    source = tiny.write_bert(tmp_path / "source", settings={"tokenizer_class": "RoFormerTokenizer"})
+    refused(source, tmp_path / "out", UnsupportedError, "jieba")
+
+
 def test_settings_that_state_all_are_kept_to_the_byte(tmp_path):
     source = tiny.write_bert(tmp_path / "source", settings={"pad_token": "[PAD]"})
     made = export(open_checkpoint(str(source)), tmp_path / "bundle", verify=False)
