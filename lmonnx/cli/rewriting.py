@@ -76,6 +76,8 @@ def params_for(model: TextToText, given: Given) -> SamplingParams:
     elif wanted.get("num_beams", 1) > 1:
         wanted.setdefault("temperature", 0.0)
     own = default_params(model.generation, context=model.context, tasks=tasks)
+    if "max_new_tokens" in wanted:  # a least length above the most is the most
+        wanted.setdefault("min_new_tokens", min(own.min_new_tokens, wanted["max_new_tokens"]))
     completion.check_chance({"temperature": own.temperature, **wanted})
     if not wanted.get("temperature", own.temperature):
         wanted.setdefault("n", min(own.n, wanted.get("num_beams", own.num_beams)))

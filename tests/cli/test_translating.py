@@ -133,6 +133,14 @@ def test_what_the_checkpoint_asks_for_and_is_not_built_is_refused_with_any_optio
     assert "not built" in only_line(run("eval", path, data, *asked), 1)
 
 
+def test_a_least_length_of_the_checkpoint_above_the_most_that_is_asked_is_the_most(tmp_path):
+    path = variant(tmp_path / "bundle", defaults={"min_new_tokens": 20, "max_new_tokens": 30})
+    (found,) = lines(run("run", path, "one two", "--max-new-tokens", 4, "--json"))
+    assert found["finish_reason"] == "length"
+    refused = run("run", path, "x", "--max-new-tokens", 4, "--min-new-tokens", 5)
+    assert refused.exit_code != 0 and "min_new_tokens 5 is more than" in refused.stderr
+
+
 def test_chance_or_beams_is_what_the_user_says(tmp_path):
     path = variant(tmp_path / "bundle", defaults={"do_sample": True, "num_beams": 3})
     with lmonnx.load(path) as model:
