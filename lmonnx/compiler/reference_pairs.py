@@ -62,6 +62,7 @@ class PairReference:
             raise StageError(
                 f"transformers cannot load {checkpoint.repo}: {error!s:.300}"
             ) from error
+        _spare_cache(self._model)
         self._languages, self.asked = languages, Asked.of(languages)
         self._name = checkpoint.repo
 
@@ -146,3 +147,14 @@ class PairReference:
     def _first_forced(self) -> list[int]:
         forced = self._model.generation_config.forced_bos_token_id
         return [] if forced is None else [int(forced)]
+
+
+def _spare_cache(model: Any) -> None:
+    """Let a model whose decoder is the deeper half do without a cache.
+
+    Its cache has as many layers as the encoder (transformers 4.57), which ends in an IndexError.
+    """
+    config = model.config
+    layers = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", 0)
+    if layers > getattr(config, "num_hidden_layers", layers):
+        config.use_cache = model.generation_config.use_cache = False

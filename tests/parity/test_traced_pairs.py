@@ -136,6 +136,23 @@ def test_a_folder_of_optimums_graphs_alone_is_adopted(tmp_path, name, merged):
     is_answered_alike(Case(name, tokenizer, model, bundle.path), 4)
 
 
+@pytest.mark.parametrize("name", ["bart", "t5", "m2m100"])
+def test_a_deeper_decoder_is_held_to_transformers_too(tmp_path, name, monkeypatch):
+    """The cache of transformers 4.57 has as many layers as the encoder, and fails."""
+    layers = (
+        ("num_layers", "num_decoder_layers")
+        if name == "t5"
+        else ("encoder_layers", "decoder_layers")
+    )
+    for fields in (tiny_pairs._T5, tiny_pairs._BART):
+        monkeypatch.setitem(fields, layers[0], 1)
+        monkeypatch.setitem(fields, layers[1], 3)
+    tiny_pairs.write(tmp_path / "checkpoint", name)
+    bundle = export(open_checkpoint(str(tmp_path / "checkpoint")), tmp_path / "bundle")
+    (parity,) = bundle.manifest.history[-1].parity
+    assert parity.relative < 1e-4 and parity.agreement == 1
+
+
 def test_block_sparse_attention_is_not_traced_as_if_it_were_full(tmp_path, torch):
     families.made(tmp_path, "bigbird_pegasus", {"decoder_attention_heads": 4}, torch)
     with pytest.raises(UnsupportedError, match="with full attention in the place of the block-s"):
