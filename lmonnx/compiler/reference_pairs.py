@@ -155,6 +155,6 @@ def _spare_cache(model: Any) -> None:
     Its cache has as many layers as the encoder (transformers 4.57), which ends in an IndexError.
     """
     config = model.config
-    layers = getattr(config, "num_decoder_layers", None) or getattr(config, "decoder_layers", 0)
+    layers = getattr(config, "num_decoder_layers", 0) or getattr(config, "decoder_layers", 0)
     if layers > getattr(config, "num_hidden_layers", layers):
         config.use_cache = model.generation_config.use_cache = False
