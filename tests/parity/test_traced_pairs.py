@@ -136,6 +136,13 @@ def test_a_folder_of_optimums_graphs_alone_is_adopted(tmp_path, name, merged):
     is_answered_alike(Case(name, tokenizer, model, bundle.path), 4)
 
 
+@pytest.mark.parametrize("model_type", ["plbart", "mvp"])
+def test_what_nobody_can_export_is_said_with_the_way_out(tmp_path, torch, model_type):
+    families.made(tmp_path, model_type, {"decoder_attention_heads": 4}, torch)
+    with pytest.raises(UnsupportedError, match=r"neither lmonnx nor optimum .*--engine adopt"):
+        export(open_checkpoint(str(tmp_path)), tmp_path / "bundle", task="summarization")
+
+
 @pytest.mark.parametrize("name", ["bart", "t5", "m2m100"])
 def test_a_deeper_decoder_is_held_to_transformers_too(tmp_path, name, monkeypatch):
     """The cache of transformers 4.57 has as many layers as the encoder, and fails."""

@@ -43,6 +43,7 @@ _SOFT_CAP = "attn_logit_softcapping"
 # BigBird's block-sparse attention is left for the full one where a text is short, as traced ones
 # are; unstated it is block-sparse.
 _SPARSE, _FULL = frozenset({"big_bird", "bigbird_pegasus"}), "original_full"
+_UNKNOWN = "Trying to export a"  # "custom or unsupported architecture", says optimum of it
 # What transformers says of weights that it does not find under their names.
 _NAMED = re.compile(r"'([^']+)'")
 _RECOVERED = re.compile(r"missing tied weight (\S+) from")
@@ -87,7 +88,7 @@ def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
         warnings.simplefilter("ignore")
         from optimum.exporters.onnx import main_export
 
-        logging.getLogger("optimum").setLevel(logging.ERROR)
+        logging.getLogger("optimum").setLevel(logging.CRITICAL)  # what is an error is raised
         try:
             main_export(
                 str(checkpoint.path),
@@ -104,6 +105,11 @@ def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
                 custom_onnx_configs=_configs(checkpoint, task),
             )
         except (ValueError, KeyError) as error:
+            if _UNKNOWN in str(error):
+                raise UnsupportedError(
+                    f"neither lmonnx nor optimum can export {checkpoint.architecture} for {task}; "
+                    "a folder that holds its ONNX graphs can be adopted (--engine adopt)"
+                ) from error
             raise UnsupportedError(f"optimum: {_first_line(error)}") from error
         except Exception as error:
             raise StageError(
