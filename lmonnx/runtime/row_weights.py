@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from itertools import accumulate
 from math import prod
 from pathlib import Path
@@ -56,9 +55,13 @@ def all_by_rows(
     """Return every matrix (K, N) that a graph of a folder has made, by name.
 
     Raises:
-        BundleError: A file is shorter than is said, or a size makes no sense.
+        BundleError: A file is shorter than is said, a size makes no sense, or a number is none.
     """
-    parts = [_parts(folder, each) for each in made]
+    if len({each.name for each in made}) < len(made):
+        raise BundleError(f"{folder} has two weights of one name; make the bundle again")
+    names = {name for each in made for name in each.files}
+    files = {name: _mapped(folder / name) for name in names}
+    parts = [_parts(folder, files, each) for each in made]
     sizes = [-(-prod(each.shape) // _LINE) * _LINE for each in made]
     # In one piece, of which the system makes large pages.
     whole = np.empty(sum(sizes), np.int8)
@@ -76,26 +79,37 @@ class _Parts:
     """What a matrix is made of, as it lies in the files; see `RowWeights`."""
 
     packed: Bytes  # (N, blocks, block_size / 2)
-    scales: Floats  # (N, blocks)
-    steps: Floats  # (N, 1)
+    scales: Floats  # (N, blocks), over the steps
     zeros: Bytes | None  # (N, blocks / 2, rounded up)
     factors: Floats | None  # (K,)
 
 
-def _parts(folder: Path, made: RowWeights) -> _Parts:
+def _parts(folder: Path, files: Mapping[str, Bytes], made: RowWeights) -> _Parts:
     if len(made.shape) != 2 or min(made.shape) < 1 or made.block_size not in _BLOCK_SIZES:
         raise BundleError(
             f"{folder}: {made.name:.60} is no matrix of blocks; make the bundle again"
         )
     inputs, outputs = made.shape
     blocks = -(-inputs // made.block_size)
-    read = partial(_read, folder)
+
+    def read(span: Span, kind: Any, *shape: int) -> NDArray[Any]:
+        stored, size = files[span.file], prod(shape) * np.dtype(kind).itemsize
+        if not 0 <= span.offset <= len(stored) - size:
+            raise BundleError(f"{folder / span.file} ends before the weights of {made.name:.60}")
+        found: NDArray[Any] = stored[span.offset : span.offset + size].view(kind).reshape(shape)
+        return found
+
+    with np.errstate(all="ignore"):
+        scales = read(made.scales, np.float32, outputs, blocks) / read(
+            made.steps, np.float32, outputs, 1
+        )
+    if not np.isfinite(scales).all():
+        raise BundleError(f"{folder}: {made.name:.60} has scales that are no numbers")
     return _Parts(
-        read(made.blocks, np.uint8, (outputs, blocks, made.block_size // 2)),
-        read(made.scales, np.float32, (outputs, blocks)),
-        read(made.steps, np.float32, (outputs, 1)),
-        read(made.zeros, np.uint8, (outputs, -(-blocks // 2))) if made.zeros else None,
-        read(made.factors, np.float32, (inputs,)) if made.factors else None,
+        read(made.blocks, np.uint8, outputs, blocks, made.block_size // 2),
+        scales,
+        read(made.zeros, np.uint8, outputs, -(-blocks // 2)) if made.zeros else None,
+        read(made.factors, np.float32, inputs) if made.factors else None,
     )
 
 
@@ -112,18 +126,16 @@ def _fill(found: NDArray[np.int8], parts: _Parts) -> None:
             here = slice(start, start + count)
             zeros = None if parts.zeros is None else parts.zeros[here]
             values = centred(parts.packed[here], zeros, room)
-            values *= (parts.scales[here] / parts.steps[here])[..., None]
+            values *= parts.scales[here][..., None]
             flat = values.reshape(len(values), -1)[:, :inputs]
             if parts.factors is not None:
                 flat *= parts.factors
             found[:, here] = np.rint(flat, out=integers[: len(flat)], casting="unsafe").T
 
 
-def _read(folder: Path, span: Span, kind: Any, shape: tuple[int, ...]) -> NDArray[Any]:
-    path, size = folder / span.file, prod(shape) * np.dtype(kind).itemsize
+def _mapped(path: Path) -> Bytes:
+    """Return a file's bytes, mapped once: each mapping keeps a file open."""
     try:
-        if not 0 <= span.offset <= path.stat().st_size - size:
-            raise BundleError(f"{path} ends before the weights that the manifest says it has")
-        return np.memmap(path, kind, "r", span.offset, shape)
-    except OSError as error:
-        raise BundleError(f"{path} cannot be read: {error.strerror}") from error
+        return np.asarray(np.memmap(path, np.uint8, "r"))
+    except (OSError, ValueError) as error:  # ValueError: it is empty
+        raise BundleError(f"{path} cannot be read ({error}); make the bundle again") from error

@@ -115,11 +115,11 @@ class Session:
         weights = all_by_rows(path.parent, spec.made or (), config.threads_used)
         made = {name: ort.OrtValue.from_dlpack(array) for name, array in weights.items()}
         del weights
-        for name, value in made.items():
-            options.add_initializer(name, value)
         if made:  # all are there at once already, so that more hands take no more memory
             options.add_session_config_entry("session.prepack.enable_parallel", "1")
         try:
+            for name, value in made.items():
+                options.add_initializer(name, value)
             self._session = ort.InferenceSession(
                 str(path),
                 options,

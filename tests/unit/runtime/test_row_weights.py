@@ -69,9 +69,26 @@ def test_the_integers_are_the_nearest(tmp_path, inputs, outputs, block_size, zer
         ({"shape": (0, 64)}, "no matrix of blocks"),
         ({"shape": (64,)}, "no matrix of blocks"),
         ({"block_size": 0}, "no matrix of blocks"),
+        ({"name": "w"}, "two weights of one name"),
+        ({"steps": Span("zeros", 0)}, "no numbers"),
+        ({"scales": Span("empty", 0)}, "cannot be read"),
     ],
 )
 def test_a_description_that_fits_no_file_is_refused(tmp_path, changes, match):
     made, _ = written(tmp_path, 64, 64, 32)
+    (tmp_path / "zeros").write_bytes(bytes(1 << 12))
+    (tmp_path / "empty").touch()
     with pytest.raises(BundleError, match=match):
-        all_by_rows(tmp_path, [made, replace(made, name="v", **changes)], 2)
+        all_by_rows(tmp_path, [made, replace(made, **{"name": "v"} | changes)], 2)
+
+
+def test_a_file_is_opened_once_however_many_weights_are_made_of_it(tmp_path):
+    resource = pytest.importorskip("resource")
+    made, _ = written(tmp_path, 64, 8, 32)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(soft, 256), hard))
+    try:
+        many = [replace(made, name=str(index)) for index in range(400)]
+        assert len(all_by_rows(tmp_path, many, 1)) == 400
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
