@@ -9,7 +9,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 
 from lmonnx.errors import BundleError
-from lmonnx.runtime.session import Arrays, Session
+from lmonnx.runtime.session import Arrays, Session, first_line
 
 
 class BoundSession(Session):
@@ -47,7 +47,9 @@ class Binding:
             for name, array in outputs.items():
                 self._binding.bind_ortvalue_output(name, values[id(array)])
         except Exception as error:
-            raise BundleError(f"{self._where} does not take these arrays: {error}") from error
+            raise BundleError(
+                f"{self._where} does not take these arrays: {first_line(error)}"
+            ) from error
 
     def run(self) -> None:
         """Run the graph once.
@@ -58,7 +60,7 @@ class Binding:
         try:
             self._session.run_with_iobinding(self._binding)
         except Exception as error:
-            raise BundleError(f"{self._where} fails: {error}") from error
+            raise BundleError(f"{self._where} fails: {first_line(error)}") from error
 
 
 def _value(array: NDArray[Any]) -> Any:

@@ -127,7 +127,7 @@ class Session:
                 disabled_optimizers=list(SLOW_FUSIONS) if config.providers == (CPU,) else None,
             )
         except Exception as error:
-            raise BundleError(f"onnxruntime cannot load {path}: {_first_line(error)}") from error
+            raise BundleError(f"onnxruntime cannot load {path}: {first_line(error)}") from error
         self._path = path
         self._outputs = [tensor.name for tensor in spec.outputs]
         self.inputs = frozenset(tensor.name for tensor in spec.inputs)
@@ -163,7 +163,7 @@ class Session:
                 else self._session.run(self._outputs, dict(inputs))
             )
         except Exception as error:
-            raise BundleError(f"{self._path} fails: {_first_line(error)}") from error
+            raise BundleError(f"{self._path} fails: {first_line(error)}") from error
         return dict(zip(self._outputs, values, strict=True))
 
     def _run_bound(self, inputs: Arrays) -> list[NDArray[Any]]:
@@ -245,7 +245,7 @@ def save_optimized(source: Path, target: Path) -> None:
             str(source), options, providers=[CPU], disabled_optimizers=list(SLOW_FUSIONS)
         )
     except Exception as error:
-        raise BundleError(f"onnxruntime cannot load {source}: {_first_line(error)}") from error
+        raise BundleError(f"onnxruntime cannot load {source}: {first_line(error)}") from error
 
 
 def version() -> str:
@@ -253,5 +253,6 @@ def version() -> str:
     return str(ort.__version__)
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """Return what an error says first; onnxruntime's go on for many lines."""
     return (str(error).splitlines() or [type(error).__name__])[0]
