@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Self
 
-from lmonnx.bundle.external import external_locations
+from lmonnx.bundle.external import INT8, external_locations, outside_constants
 from lmonnx.bundle.folder import check_file, contained
 from lmonnx.bundle.manifest import MANIFEST, GraphSpec, Manifest
 from lmonnx.errors import BundleError
@@ -102,3 +102,11 @@ def _check_weights(root: Path, graph: GraphSpec, listed: set[str]) -> None:
         contained(root, name)
         if name not in listed:
             raise BundleError(f"{path} takes weights from {name}, which has no hash")
+    if graph.made:
+        held = outside_constants(path)
+        for weights in graph.made:  # onnxruntime checks nothing of what it is handed
+            if held.get(weights.name) != (INT8, weights.shape):
+                raise BundleError(
+                    f"{path} has no int8 matrix {weights.name!a:.60} of the shape that is made of "
+                    "it; make the bundle again"
+                )

@@ -1,11 +1,11 @@
-"""Where an ONNX file says that its weights lie, read off the wire without the onnx package."""
+"""What an ONNX file says of weights outside it, read off the wire without the onnx package."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from lmonnx.bundle.wire import BYTES, read_fields
+from lmonnx.bundle.wire import BYTES, read_fields, read_numbers
 from lmonnx.errors import BundleError
 
 # Field numbers of onnx.proto: model.graph, graph.node, graph.initializer, node.attribute,
@@ -20,6 +20,10 @@ _MESSAGES = {
 }
 _FUNCTIONS = 25  # model.functions: the node field there is 7
 _MAX_DEPTH = 32
+# The same of tensor.{dims,data_type,name,data_location}; types and places as it numbers them.
+_DIMS, _TYPE, _NAME, _PLACE = 1, 2, 8, 14
+_OUTSIDE = 1
+INT8 = 3
 
 
 def external_locations(path: Path) -> set[str]:
@@ -33,6 +37,43 @@ def external_locations(path: Path) -> set[str]:
         return set(_walk(data, "model", 0))
     except ValueError as error:
         raise BundleError(f"{path} is not a whole ONNX graph; export the bundle again") from error
+
+
+def outside_constants(path: Path) -> dict[str, tuple[int, tuple[int, ...]]]:
+    """Return the type and the shape of each of a graph's own constants that lies outside it.
+
+    Raises:
+        BundleError: The file is not a whole protobuf message.
+    """
+    found: dict[str, tuple[int, tuple[int, ...]]] = {}
+    try:
+        for _, graph in _named(memoryview(path.read_bytes()), "model", "graph"):
+            for _, tensor in _named(graph, "graph", "tensor"):
+                name, kind, shape, is_outside = _constant(tensor)
+                if is_outside:
+                    found[name] = kind, shape
+    except ValueError as error:
+        raise BundleError(f"{path} is not a whole ONNX graph; export the bundle again") from error
+    return found
+
+
+def _constant(tensor: memoryview) -> tuple[str, int, tuple[int, ...], bool]:
+    name, kind, place, shape = "", 0, 0, list[int]()
+    for number, _, value in read_fields(tensor):
+        if number == _DIMS:
+            shape += [value] if isinstance(value, int) else read_numbers(value)
+        elif number == _NAME and isinstance(value, memoryview):
+            name = bytes(value).decode()
+        elif number == _TYPE and isinstance(value, int):
+            kind = value
+        elif number == _PLACE and isinstance(value, int):
+            place = value
+    return name, kind, tuple(shape), place == _OUTSIDE
+
+
+def _named(data: memoryview, kind: str, wanted: str) -> Iterator[tuple[int, memoryview]]:
+    inner = _MESSAGES[kind]
+    return (pair for pair in _messages(data) if inner.get(pair[0]) == wanted)
 
 
 def _walk(data: memoryview, kind: str, depth: int) -> Iterator[str]:

@@ -35,6 +35,18 @@ def read_fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]
         at += size
 
 
+def read_numbers(data: memoryview) -> Iterator[int]:
+    """Yield the integers that one field of bytes holds, written one behind the other.
+
+    Raises:
+        ValueError: The last one is not whole.
+    """
+    at = 0
+    while at < len(data):
+        value, at = _varint(data, at)
+        yield value
+
+
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
     value = shift = 0
     while at < len(data):

@@ -54,7 +54,7 @@ def load(
         cache_bytes: For both: the most memory of their keys and values, 2 GiB unasked; it is
             taken as it is used.
         draft: For decoders: a smaller one of the same tokenizer, as a bundle's folder or loaded,
-            which guesses ahead; the answers stay the same.
+            which guesses ahead; the answers stay the same, but for near-ties of integers.
         int8_prompts: For decoders of 4 bits: read prompts by int8 products of the same weights, two
             to three times as fast, for a byte of memory a weight; None does so for bundles of at
             most 256 MiB.

@@ -67,6 +67,8 @@ class SessionConfig:
             if value is not None and (type(value) is not int or not least <= value <= most):
                 stated = f"a whole number from {least} to {most}"
                 raise InputError(f"{name} is {value!r}, must be {stated}")
+        if self.int8_prompts not in {None, True, False}:
+            raise InputError(f"int8_prompts is {self.int8_prompts!r}; give True, False or None")
         if not self.providers:
             raise InputError(f"providers is empty; name at least {CPU}")
 

@@ -146,19 +146,49 @@ def test_int8_prompts_means_nothing_for_others(tiny_bundle):
         lmonnx.load(tiny_bundle, int8_prompts=True)
 
 
+def test_int8_prompts_is_yes_or_no(made):
+    with pytest.raises(InputError, match="int8_prompts is 'false'"):
+        lmonnx.load(made.path, int8_prompts="false")
+
+
 def test_plain_onnxruntime_refuses_the_graph_that_has_no_weights(made):
     with pytest.raises(Exception, match="out of bounds"):
         ort.InferenceSession(made.path / "onnx/prompt.onnx", providers=["CPUExecutionProvider"])
     assert onnx.load(made.path / "onnx/model.onnx")  # whole
 
 
+def is_refused(made, folder, change, match):
+    """Edit what the manifest says of the first matrix that is made; the bundle does not open."""
+    shutil.copytree(made.path, folder)
+    path = folder / "lmonnx.json"
+    fields = json.loads(path.read_text())
+    change(fields["graphs"]["prompt"]["made"])
+    path.write_text(json.dumps(fields))
+    with pytest.raises(BundleError, match=match) as caught:
+        Bundle.open(folder, verify=False)
+    assert "\n" not in str(caught.value)
+
+
 @pytest.mark.parametrize("file", ["../secret", "elsewhere", "/etc/passwd"])
 def test_weights_are_made_of_listed_files_alone(made, tmp_path, file):
-    copy = tmp_path / "copy"
-    shutil.copytree(made.path, copy)
-    path = copy / "lmonnx.json"
-    fields = json.loads(path.read_text())
-    fields["graphs"]["prompt"]["made"][0]["blocks"]["file"] = file
-    path.write_text(json.dumps(fields))
-    with pytest.raises(BundleError):
-        Bundle.open(copy, verify=False)
+    is_refused(
+        made,
+        tmp_path / "copy",
+        lambda all_made: all_made[0]["blocks"].update(file=file),
+        "file|hash",
+    )
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"shape": [96, 1]}, {"shape": [1, 96]}, {"shape": [96]}, {"shape": []}, {"name": "nobody"},
+        {"name": "input_ids"}, {"name": ""}, {"name": "a\0b"}, {"name": "\ud800"},
+        {"name": "model.norm.weight"},
+    ],
+)  # fmt: skip
+def test_what_is_made_is_what_the_graph_declares(made, tmp_path, change):
+    """With another shape onnxruntime reads beyond it, and the process ends."""
+    is_refused(
+        made, tmp_path / "copy", lambda all_made: all_made[0].update(change), "no int8 matrix"
+    )
