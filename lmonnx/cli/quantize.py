@@ -147,6 +147,6 @@ def _of_blocks(bundle: Bundle, asked: Mapping[str, Any]) -> dict[str, Any]:
     stated = {name: value for name, value in asked.items() if value}
     if stated and bundle.manifest.generation is None:
         raise click.UsageError(f"--{min(stated).replace('_', '-')} is for decoders")
-    return {
-        name.removeprefix("no_"): value is not True and int(value) for name, value in stated.items()
-    }
+    numbers = {name: int(value) for name, value in stated.items() if value is not True}
+    left_out = [name for name, value in stated.items() if value is True]
+    return numbers | {name.removeprefix("no_"): False for name in left_out}

@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
+from math import prod
 from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from lmonnx.bundle.manifest import GraphSpec, TensorSpec
@@ -49,12 +50,7 @@ class WeightFile:
         key = data.dtype.str, sha256(data.reshape(-1).view(np.uint8).data).digest()
         if key not in self._known:
             self._known[key] = self._append(name, data)
-        tensor = TensorProto()
-        tensor.CopyFrom(self._known[key])
-        tensor.name = name
-        del tensor.dims[:]
-        tensor.dims.extend(data.shape)
-        return tensor
+        return renamed(self._known[key], name, data.shape)
 
     def _append(self, name: str, data: NDArray[Any]) -> TensorProto:
         step = PAGE if data.nbytes >= PAGE else CACHE_LINE
@@ -62,13 +58,20 @@ class WeightFile:
         self._file.write(b"\0" * (offset - self._end))
         self._file.write(data.reshape(-1).view(np.uint8).data)
         self._end = offset + data.nbytes
+        return self.tensor_at(name, data.dtype, data.shape, offset)
+
+    def tensor_at(
+        self, name: str, dtype: DTypeLike, shape: Sequence[int], offset: int
+    ) -> TensorProto:
+        """Return a tensor that points at some place of the file."""
         tensor = TensorProto(
             name=name,
-            data_type=helper.np_dtype_to_tensor_dtype(data.dtype),
-            dims=data.shape,
+            data_type=helper.np_dtype_to_tensor_dtype(np.dtype(dtype)),
+            dims=shape,
             data_location=TensorProto.EXTERNAL,
         )
-        place = {"location": self.location, "offset": offset, "length": data.nbytes}
+        size = prod(shape) * np.dtype(dtype).itemsize
+        place = {"location": self.location, "offset": offset, "length": size}
         for key, value in place.items():
             tensor.external_data.add(key=key, value=str(value))
         return tensor
@@ -162,12 +165,28 @@ def make_model(graph: onnx.GraphProto) -> onnx.ModelProto:
     )
 
 
+def renamed(tensor: TensorProto, name: str, shape: Sequence[int] | None = None) -> TensorProto:
+    """Return a tensor of the same bytes by another name, and of another shape if one is given."""
+    copied = TensorProto()
+    copied.CopyFrom(tensor)
+    copied.name = name
+    if shape is not None:
+        del copied.dims[:]
+        copied.dims.extend(shape)
+    return copied
+
+
+def place_of(tensor: TensorProto) -> dict[str, str]:
+    """Return what a tensor outside of its graph states: `location`, `offset` and `length`."""
+    return {entry.key: entry.value for entry in tensor.external_data}
+
+
 def read_weight(tensor: TensorProto, folder: Path) -> NDArray[Any]:
     """Return an initializer's values, mapped read-only where they lie outside the protobuf."""
     if tensor.data_location != TensorProto.EXTERNAL:
         inline: NDArray[Any] = numpy_helper.to_array(tensor)
         return inline
-    place = {entry.key: entry.value for entry in tensor.external_data}
+    place = place_of(tensor)
     dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
     shape = tuple(tensor.dims)
     if 0 in shape:

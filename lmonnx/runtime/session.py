@@ -25,8 +25,9 @@ SLOW_FUSIONS = ("SkipLayerNormFusion",)
 MAX_TOKENS = 512
 # The same where every thread has a batch of its own.
 MAX_TOKENS_OF_A_THREAD = 256
-# Batches run side by side from a second session, with its own copy of what kernels repack: by
-# default for bundles no larger than this, and for requests of so many tokens a thread.
+# Batches run side by side from a second session, with its own copy of what kernels repack, and
+# prompts are read in int8, a byte more a weight: by default for bundles no larger than this; the
+# first for requests of so many tokens a thread.
 MOST_BYTES_TWICE = 256 * 2**20
 BULK_TOKENS = 2048
 # More threads than any machine has only cost: a thousand take 20 s to start.
@@ -67,7 +68,7 @@ class SessionConfig:
             if value is not None and (type(value) is not int or not least <= value <= most):
                 stated = f"a whole number from {least} to {most}"
                 raise InputError(f"{name} is {value!r}, must be {stated}")
-        if self.int8_prompts not in {None, True, False}:
+        if self.int8_prompts is not None and type(self.int8_prompts) is not bool:
             raise InputError(f"int8_prompts is {self.int8_prompts!r}; give True, False or None")
         if not self.providers:
             raise InputError(f"providers is empty; name at least {CPU}")

@@ -18,6 +18,7 @@ from lmonnx.bundle.manifest import Task
 from lmonnx.compiler.checkpoint import Checkpoint
 from lmonnx.compiler.graph import OPSET
 from lmonnx.errors import StageError, UnsupportedError
+from lmonnx.runtime.session import first_line
 
 _ENCODER_DECODERS = (Task.TRANSLATION, Task.SUMMARIZATION, Task.TEXT_TO_TEXT)
 # Where optimum has another name: one graph serves these tasks.
@@ -110,11 +111,9 @@ def _trace(checkpoint: Checkpoint, task: Task, folder: str) -> None:
                     f"neither lmonnx nor optimum can export {checkpoint.architecture} for {task}; "
                     "a folder that holds its ONNX graphs can be adopted (--engine adopt)"
                 ) from error
-            raise UnsupportedError(f"optimum: {_first_line(error)}") from error
+            raise UnsupportedError(f"optimum: {first_line(error)}") from error
         except Exception as error:
-            raise StageError(
-                f"optimum failed on {checkpoint.repo}: {_first_line(error)}"
-            ) from error
+            raise StageError(f"optimum failed on {checkpoint.repo}: {first_line(error)}") from error
 
     if task in _ENCODER_DECODERS and (drawn := _drawn(told)):
         raise StageError(
@@ -178,7 +177,3 @@ def _configs(checkpoint: Checkpoint, task: Task) -> dict[str, Any]:
 
     config = AutoConfig.from_pretrained(checkpoint.path, local_files_only=True)
     return {"model": Positioned(config, **make.keywords, use_past_in_inputs=True)}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0]

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import prod
 from pathlib import Path
 
 import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from lmonnx.compiler.graph import read_weight
+from lmonnx.compiler.graph import read_weight, renamed
 from lmonnx.compiler.quantize.blocks import Blocks
 from lmonnx.compiler.quantize.forms import Form
 from lmonnx.compiler.quantize.rounding import Rounding
@@ -70,10 +71,8 @@ class BlockWriter(Rounding):
         # Products want (V, blocks, bytes), lookups (V, bytes), of the same place in the file.
         table = f"{weight}_table"
         if table not in self.added:
-            flat = self.added[table] = _named(held.blocks, table)
-            rows = flat.dims[0]
-            del flat.dims[:]
-            flat.dims.extend([rows, int(np.prod(held.blocks.dims[1:]))])
+            rows, *inner = held.blocks.dims
+            self.added[table] = renamed(held.blocks, table, (rows, prod(inner)))
         stored = [table, ids, f"{weight}_scales"]
         if held.zeros is not None:
             stored.append(f"{weight}_zeros")
@@ -91,13 +90,6 @@ class BlockWriter(Rounding):
         """Take what is stored already."""
         for part in ("blocks", "scales", "zeros"):
             if (tensor := getattr(held, part)) is not None:
-                self.added[f"{weight}_{part}"] = _named(tensor, f"{weight}_{part}")
+                self.added[f"{weight}_{part}"] = renamed(tensor, f"{weight}_{part}")
         self.blocks[weight] = held
         return held
-
-
-def _named(tensor: onnx.TensorProto, name: str) -> onnx.TensorProto:
-    copied = onnx.TensorProto()
-    copied.CopyFrom(tensor)
-    copied.name = name
-    return copied

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from onnx import helper
 
 from lmonnx.bundle.manifest import GraphSpec
-from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec
+from lmonnx.compiler.graph import MICROSOFT, Known, WeightFile, graph_spec, place_of
 from lmonnx.compiler.quantize.block_writer import StoredBlocks
 from lmonnx.compiler.quantize.blocks import Blocks, quantize_blocks
 from lmonnx.compiler.quantize.calibrated import inverse_factor, round_blocks, round_columns
@@ -286,5 +286,5 @@ def _place(tensor: onnx.TensorProto) -> tuple[str, ...]:
     """Return where a tensor's bytes are, or of one that is in the graph itself what they are."""
     if tensor.data_location != onnx.TensorProto.EXTERNAL:
         return "", tensor.name, tensor.SerializeToString().hex()
-    stated = {entry.key: entry.value for entry in tensor.external_data}
+    stated = place_of(tensor)
     return stated["location"], stated.get("offset", "0"), stated.get("length", "")

@@ -9,6 +9,7 @@ import onnx
 from numpy.typing import NDArray
 
 from lmonnx.bundle.manifest import RowWeights, Span
+from lmonnx.compiler.graph import place_of
 from lmonnx.compiler.quantize.block_writer import BlockWriter, StoredBlocks
 from lmonnx.compiler.quantize.folding import Factors
 from lmonnx.compiler.quantize.rounding import Scale
@@ -61,16 +62,7 @@ class RowWriter(BlockWriter):
                 factors=None if rows is None else _span(self.weights.add(name, rows)),
             )
         )
-        nowhere = onnx.TensorProto(
-            name=name,
-            data_type=onnx.TensorProto.INT8,
-            dims=(inputs, outputs),
-            data_location=onnx.TensorProto.EXTERNAL,
-        )
-        place = {"location": self.weights.location, "offset": _NOWHERE, "length": inputs * outputs}
-        for key, value in place.items():
-            nowhere.external_data.add(key=key, value=str(value))
-        self.added[name] = nowhere
+        self.added[name] = self.weights.tensor_at(name, np.int8, (inputs, outputs), _NOWHERE)
 
     def row_product(
         self,
@@ -174,5 +166,5 @@ class RowWriter(BlockWriter):
 
 
 def _span(tensor: onnx.TensorProto) -> Span:
-    stated = {entry.key: entry.value for entry in tensor.external_data}
+    stated = place_of(tensor)
     return Span(stated["location"], int(stated.get("offset", "0")))

@@ -1,6 +1,7 @@
 """Four bits with a graph that reads prompts: its weights are those of the blocks, made at load."""
 
 import json
+import re
 import shutil
 
 import numpy as np
@@ -146,9 +147,10 @@ def test_int8_prompts_means_nothing_for_others(tiny_bundle):
         lmonnx.load(tiny_bundle, int8_prompts=True)
 
 
-def test_int8_prompts_is_yes_or_no(made):
-    with pytest.raises(InputError, match="int8_prompts is 'false'"):
-        lmonnx.load(made.path, int8_prompts="false")
+@pytest.mark.parametrize("wrong", ["false", 1, 0, [], {}])
+def test_int8_prompts_is_yes_or_no(made, wrong):
+    with pytest.raises(InputError, match=re.escape(f"int8_prompts is {wrong!r}; give")):
+        lmonnx.load(made.path, int8_prompts=wrong)
 
 
 def test_plain_onnxruntime_refuses_the_graph_that_has_no_weights(made):
