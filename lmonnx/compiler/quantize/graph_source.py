@@ -20,7 +20,7 @@ from lmonnx.compiler.quantize.folding import Factors, Fold, find_folds
 from lmonnx.compiler.quantize.forms import Recipe
 from lmonnx.compiler.quantize.layers import Layer
 from lmonnx.compiler.quantize.moments import Moments
-from lmonnx.compiler.quantize.recipes import Plan, forms
+from lmonnx.compiler.quantize.recipes import Plan, find_heads, forms
 from lmonnx.compiler.quantize.rounding import Scale
 from lmonnx.compiler.quantize.weights import EIGHT_BITS, quantize_columns
 
@@ -64,6 +64,7 @@ def recipe_of(source: GraphSource, plan: Plan, keep: Collection[str]) -> Recipe:
         return Recipe(held, source.moments, reuses=plan.reuses)
     factors, scales = Factors(), {}
     folds = find_folds(source.model, source.layers)
+    heads = find_heads(source.model, source.layers)
     for value, seen in source.moments.items():
         readers = [layer for layer in source.layers if layer.value == value]
         if not all(layer.name in held and not held[layer.name].block_size for layer in readers):
@@ -72,7 +73,9 @@ def recipe_of(source: GraphSource, plan: Plan, keep: Collection[str]) -> Recipe:
         chosen = _smoothing(source, seen, fold, readers) if fold is not None else None
         if fold is not None and chosen is not None:
             factors.add(value, fold, readers, chosen)
-            if fold.vectors:  # a norm's rows are all of one length: they can share a scale
+            is_head = any(layer.name in heads for layer in readers)
+            # A norm's rows are all of one length: they can share a scale.
+            if fold.vectors and not (plan.fine and is_head):
                 scales[value] = Scale(float((seen.peak / chosen).max()) / EIGHT_BITS)
         elif float(seen.peak.max()) <= plan.steady * seen.typical:
             scales[value] = Scale.over(seen.least, seen.most)

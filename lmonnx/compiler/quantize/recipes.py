@@ -11,7 +11,7 @@ import onnx
 from lmonnx.bundle.manifest import Precision
 from lmonnx.compiler.quantize.blocks import BLOCK_SIZES
 from lmonnx.compiler.quantize.forms import BY_ROWS, CALIBRATED, Form
-from lmonnx.compiler.quantize.layers import find_layers, is_lookup, node_name
+from lmonnx.compiler.quantize.layers import Layer, find_layers, is_lookup, node_name
 
 
 class Method(StrEnum):
@@ -27,7 +27,8 @@ class Plan:
     """One graph of a bundle: how its products are held, and whether activations are smoothed.
 
     By rows a value whose rows' peaks are never more than `steady` times their median has one scale
-    for all rows. One that `reuses` blocks has what is by rows made of another graph's at load.
+    for all rows. Before a head by rows each row has its own, if it is `fine`. One that `reuses`
+    blocks has what is by rows made of another graph's at load.
     """
 
     role: str
@@ -35,6 +36,7 @@ class Plan:
     head: Form
     smoothed: bool
     steady: float = 0.0
+    fine: bool = False
     reuses: bool = False
 
     @property
@@ -85,10 +87,10 @@ def plans(
         method: One of three.
         bits: Of weights in blocks, 4 or 8.
         block_size: How many of them share a scale.
-        head_bits: Of the head of graphs in blocks, 4 or 8; by rows it has 8.
+        head_bits: Of the head of graphs in blocks, 4 or 8.
         int8_prompts: Add to blocks a graph that multiplies them by rows.
     """
-    rows = Plan("model", BY_ROWS, HEADS[8], smoothed=True)
+    rows = Plan("model", BY_ROWS, BY_ROWS, smoothed=True, fine=True)
     blocks = Plan(
         "model",
         Form(bits, block_size),
@@ -96,10 +98,12 @@ def plans(
         smoothed=False,
     )
     prompt = replace(rows, role="prompt", head=blocks.head, reuses=True)
+    # A head of as many bits is stored once.
+    beside = replace(rows, head=blocks.head) if blocks.head == HEADS[8] else rows
     return {
         Method.DYNAMIC: (rows,),
         Method.WEIGHT_ONLY: (blocks, prompt) if int8_prompts else (blocks,),
-        Method.BOTH: (rows, replace(blocks, role="lone")),
+        Method.BOTH: (beside, replace(blocks, role="lone")),
     }[method]
 
 
@@ -113,8 +117,7 @@ def forms(model: onnx.ModelProto, plan: Plan, kept: Collection[str]) -> dict[str
     layers = find_layers(model)
     tied = {layer.weight for layer in layers if layer.rows}
     tables = {n.input[0]: node_name(n) for n in model.graph.node if is_lookup(n)}
-    vocabulary = _vocabulary(shapes, tables)
-    heads = [x.name for x in layers if x.rows or shapes[x.weight][1] == vocabulary]
+    heads = find_heads(model, layers)
     body = [layer.name for layer in layers if layer.name not in heads]
     widths = {x.name: shapes[x.weight][1 if x.rows else 0] for x in layers}
     found = {name: _fitting(plan.body, widths[name]) or plan.body for name in body}
@@ -130,8 +133,12 @@ def forms(model: onnx.ModelProto, plan: Plan, kept: Collection[str]) -> dict[str
     return {name: form for name, form in found.items() if name not in kept and form.bits}
 
 
-def _vocabulary(shapes: Mapping[str, tuple[int, ...]], tables: Mapping[str, str]) -> int:
-    return max((shapes[name][0] for name in tables), default=0)
+def find_heads(model: onnx.ModelProto, layers: Collection[Layer]) -> set[str]:
+    """Return the names of the layers that have an output a word, whose table may be tied."""
+    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
+    looked_up = [shapes[n.input[0]][0] for n in model.graph.node if is_lookup(n)]
+    vocabulary = max(looked_up, default=0)
+    return {x.name for x in layers if x.rows or shapes[x.weight][1] == vocabulary}
 
 
 def _fitting(form: Form, width: int) -> Form | None:

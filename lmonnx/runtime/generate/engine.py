@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from lmonnx.runtime.generate.decoder import Decoder
 from lmonnx.runtime.generate.request import Job
@@ -32,8 +32,7 @@ class Engine(Turns[Job]):
         """Run one step for all jobs; return whether there is more to do."""
         self._scheduler.waiting.extend(self._take_in())
         self._sweep()
-        for job in self._scheduler.admit():
-            self._join(job)
+        self._begin(self._scheduler.admit())
         self._read()
         self._decode()
         return bool(self._live or self._scheduler.reading or self._scheduler.waiting)
@@ -52,12 +51,21 @@ class Engine(Turns[Job]):
     def _sweep(self) -> None:
         """Let go of jobs that were cancelled."""
         scheduler = self._scheduler
-        for job in [job for job in (*self._live, *scheduler.reading) if job.is_cancelled]:
-            self._leave(job)
+        self._settle([*self._live, *scheduler.reading])
         if any(job.is_cancelled for job in scheduler.waiting):
             kept = [job for job in scheduler.waiting if not job.is_cancelled]
             scheduler.waiting.clear()
             scheduler.waiting.extend(kept)
+
+    def _begin(self, jobs: Sequence[Job]) -> None:
+        """Let jobs go on whose prompts need no reading; what comes after one may be known."""
+        self._join(jobs)
+        for job in jobs:
+            ending = job.slots[0].ending
+            if ending is not None:
+                with Blame(job):
+                    job.take(ending[None], self._slots)
+        self._settle(jobs)
 
     def _read(self) -> None:
         """Run pieces of the prompts whose turn it is."""
@@ -76,16 +84,18 @@ class Engine(Turns[Job]):
         )
         slot.tokens += tokens
         if len(tokens) > 1:
-            slot.read = len(slot.tokens)
+            slot.read, slot.ending = len(slot.tokens), None
         if piece.is_last:
+            if slot.read == len(slot.tokens):
+                slot.ending = logits[-1].copy()
             self._scheduler.reading.popleft()
-            self._join(job)
+            self._join([job])
         with Blame(job):
             if piece.keep:
                 job.read_prompt(logits, piece.stop - piece.keep)
             if piece.is_last:
                 job.take(logits[-1:], self._slots)
-        self._settle(job)
+        self._settle([job])
 
     def _decode(self) -> None:
         """Run the next token of every live row, or the draft of the only one."""
@@ -102,13 +112,12 @@ class Engine(Turns[Job]):
         logits = self._decoder.step(tokens, [len(slot.tokens) for _, _, slot in rows])  # (B, V)
         for (_, _, slot), token in zip(rows, tokens, strict=True):
             slot.tokens.append(token)
-        # Places change as jobs end, so each job's logits are found before any of them goes on.
-        places = [[slot.index for slot in job.slots] for job in live]
-        for job, where in zip(list(live), places, strict=True):
-            chosen = logits[where[0] : where[0] + 1] if len(where) == 1 else logits[where]
+        for job in live:
+            places = [slot.index for slot in job.slots]
+            chosen = logits[places[0] : places[0] + 1] if len(places) == 1 else logits[places]
             with Blame(job):
                 job.take(chosen, self._slots)
-            self._settle(job)
+        self._settle(list(live))
 
     def _verify(self, job: Job) -> bool:
         """Run a row's next token and what was drafted after it; False where nothing was."""
@@ -123,21 +132,18 @@ class Engine(Turns[Job]):
             )
             job.take(logits, self._slots, drafted)
             slot.tokens = row[:-1]  # what was drafted and not taken is overwritten
-        self._settle(job)
+        self._settle([job])
         return True
 
-    def _join(self, job: Job) -> None:
-        for slot in job.slots:
-            self._slots.join(slot)
-        self._live.append(job)
+    def _join(self, jobs: Sequence[Job]) -> None:
+        self._slots.join([slot for job in jobs for slot in job.slots])
+        self._live += jobs
 
-    def _settle(self, job: Job) -> None:
-        if job.has_ended:
-            self._leave(job)
-
-    def _leave(self, job: Job) -> None:
-        for slot in job.slots:
-            self._slots.leave(slot)
-        for line in (self._live, self._scheduler.reading):
-            if job in line:
-                line.remove(job)
+    def _settle(self, jobs: Sequence[Job]) -> None:
+        """Let go of those jobs that have ended."""
+        ended = [job for job in jobs if job.has_ended]
+        self._slots.leave([slot for job in ended for slot in job.slots])
+        for job in ended:
+            for line in (self._live, self._scheduler.reading):
+                if job in line:
+                    line.remove(job)

@@ -82,10 +82,12 @@ class Scheduler:
             job = self.waiting[0]
             if self._should_wait(job):
                 break
-            job.slots = [self._slots.claim(_reusable(job))]
+            only_last = job.reads_from == len(job.prompt) - 1
+            is_known = only_last and self._slots.ends(job.prompt)
+            job.slots = [self._slots.claim(job.prompt if is_known else _reusable(job))]
             job.slots += [self._slots.claim(()) for _ in range(job.width - 1)]
             one_left = len(job.slots[0].tokens) == len(job.prompt) - 1
-            if one_left and job.width == 1 and job.reads_from == len(job.prompt) - 1:
+            if is_known or (one_left and job.width == 1 and only_last):
                 ready.append(job)
             else:
                 self.reading.append(job)

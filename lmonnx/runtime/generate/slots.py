@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from lmonnx.runtime.generate.decoder import Logits
 from lmonnx.runtime.generate.kv_cache import KVCache
 
 
@@ -16,19 +17,25 @@ class Slot:
 
     The first `read` of them were read as a prompt, and serve other prompts. Those that were
     decoded one at a time do not: attention rounds one row otherwise than several, and int8
-    activations make half a nat of it (docs/decisions/0011). `index` changes when slots change
-    places; whoever has a slot keeps this object.
+    activations make half a nat of it (docs/decisions/0011). `ending` are the logits (V,) after
+    those `read`, where a prompt ended there. `index` changes when slots change places; whoever has
+    a slot keeps this object.
     """
 
     index: int
     tokens: list[int] = field(default_factory=list)
     read: int = 0
+    ending: Logits | None = None
     taken: bool = False
     stamp: int = 0  # of its last use: the longest idle is given away first
 
     def shares(self, tokens: Sequence[int]) -> int:
         """Return how many of the first tokens it holds for other prompts."""
         return min(self.read, common_prefix(self.tokens, tokens))
+
+    def ends(self, tokens: Sequence[int]) -> bool:
+        """Return whether it knows what comes after just these."""
+        return self.ending is not None and self.read == len(tokens) == self.shares(tokens)
 
 
 class Slots:
@@ -52,37 +59,49 @@ class Slots:
         """Return how many of the first tokens some slot holds already."""
         return max(slot.shares(tokens) for slot in self._slots)
 
+    def ends(self, tokens: Sequence[int]) -> bool:
+        """Return whether some slot knows what comes after just these tokens."""
+        return any(slot.ends(tokens) for slot in self._slots)
+
     def claim(self, tokens: Sequence[int]) -> Slot:
         """Give an idle slot that holds as many of the first tokens as any slot does.
 
         They are used where they are, if nothing else would be lost by it, else copied.
         """
-        known = [slot.shares(tokens) for slot in self._slots]
-        source = self._slots[max(range(len(known)), key=known.__getitem__)]
-        rows = known[source.index]
+        source = max(self._slots, key=lambda slot: (slot.shares(tokens), slot.ends(tokens)))
+        rows = source.shares(tokens)
         idle = [slot for slot in self._slots if not slot.taken]
         target = min(idle, key=lambda slot: (bool(slot.tokens), slot.stamp))
         if not source.taken and rows and (rows == source.read or len(idle) == 1):
             target = source
         if target is not source:
             self._cache.copy(source.index, target.index, 0, rows)
+        target.ending = source.ending if source.ends(tokens) else None
         target.tokens, target.read = list(tokens[:rows]), rows
         target.taken = True
         return target
 
-    def join(self, slot: Slot) -> None:
-        """Make a taken slot live: it moves behind the last live one."""
-        self._swap(slot, self._slots[self.live])
-        self.live += 1
+    def join(self, slots: Sequence[Slot]) -> None:
+        """Make taken slots live: those that are not behind the last live one move there."""
+        stop = self.live + len(slots)
+        moving = [slot for slot in slots if slot.index >= stop]
+        others = [slot for slot in self._slots[self.live : stop] if slot not in slots]
+        for one, other in zip(moving, others, strict=True):
+            self._swap(one, other)
+        self.live = stop
 
-    def leave(self, slot: Slot) -> None:
-        """Give a slot back; the last live one takes the place of one that was live."""
-        slot.taken = False
+    def leave(self, slots: Sequence[Slot]) -> None:
+        """Give slots back; the last live ones take the places of those that were live."""
         self._clock += 1
-        slot.stamp = self._clock
-        if slot.index < self.live:
-            self.live -= 1
-            self._swap(slot, self._slots[self.live])
+        for slot in slots:
+            slot.taken, slot.stamp = False, self._clock
+            del slot.tokens[slot.read :]
+        left = [slot for slot in slots if slot.index < self.live]
+        stop, self.live = self.live, self.live - len(left)
+        gaps = [slot for slot in left if slot.index < self.live]
+        last = [slot for slot in self._slots[self.live : stop] if slot not in left]
+        for one, other in zip(gaps, last, strict=True):
+            self._swap(one, other)
 
     def forget(self) -> None:
         """Give back every slot, and know nothing of what is in them."""
@@ -108,8 +127,6 @@ class Slots:
             slot.tokens = tokens
 
     def _swap(self, one: Slot, other: Slot) -> None:
-        if one is other:
-            return
         places, zeros = np.array([one.index, other.index]), np.zeros(2, np.int64)
         lengths = np.array([len(one.tokens), len(other.tokens)])
         self._cache.copy_many(places, places[::-1], zeros, lengths)

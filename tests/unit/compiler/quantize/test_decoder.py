@@ -12,7 +12,7 @@ from lmonnx.compiler.graph import load_graph, read_weight
 from lmonnx.compiler.quantize import quantize
 from lmonnx.compiler.quantize.decoder_graph import write_decoder
 from lmonnx.compiler.quantize.folding import Factors, find_folds
-from lmonnx.compiler.quantize.forms import Form, Recipe
+from lmonnx.compiler.quantize.forms import BY_ROWS, Form, Recipe
 from lmonnx.compiler.quantize.layers import find_layers
 from lmonnx.compiler.quantize.moments import observe_moments
 from lmonnx.compiler.quantize.own_text import write_text
@@ -128,10 +128,10 @@ def test_both_holds_two_graphs_that_share_the_head(bundle, tmp_path):
 
 def test_products_behind_a_norm_have_one_scale_for_all_rows(bundle, tmp_path):
     made = made_of(bundle, tmp_path / "made", method="dynamic")
-    assert operators(made)["ReduceMax"] == 2 * LAYERS  # before o_proj and down_proj
-    assert operators(made)["QuantizeLinear"] == 4 * LAYERS
+    assert operators(made)["ReduceMax"] == 2 * LAYERS + 1  # before o_proj, down_proj and the head
+    assert operators(made)["QuantizeLinear"] == 4 * LAYERS + 1
     nearest = made_of(bundle, tmp_path / "nearest", method="dynamic", calibrate=False)
-    assert operators(nearest)["ReduceMax"] == 4 * LAYERS
+    assert operators(nearest)["ReduceMax"] == 4 * LAYERS + 1
 
 
 def test_by_rows_no_row_depends_on_the_others(bundle, tmp_path):
@@ -268,7 +268,8 @@ def test_encoders_have_no_blocks(bert_bundle, tmp_path):
 def test_with_a_head_of_eight_bits_both_graphs_share_it():
     first, second = plans(Method.BOTH, 4, 64, head_bits=8)
     assert first.head == second.head == Form(8, 64)
-    assert plans(Method.BOTH, 4, 64)[1].head == Form(4, 32)
+    first, second = plans(Method.BOTH, 4, 64)
+    assert (first.head, second.head) == (BY_ROWS, Form(4, 32))
 
 
 def test_blocks_are_the_largest_that_leave_no_remainder(bundle, tmp_path):

@@ -88,7 +88,28 @@ def test_a_known_beginning_is_not_read_again(watched):
 def test_samples_of_a_prompt_share_its_reading_and_differ(watched):
     model, sizes = watched
     found = ids(model(["once there was a dog"], greedy(9, temperature=1.0, seed=3, n=4)))
-    assert sizes == [21, 2, 2, 2] and len(set(found)) == 4  # a row is never read alone
+    assert sizes == [21] and len(set(found)) == 4
+
+
+@pytest.mark.parametrize(
+    "options", [{}, {"num_beams": 3}, {"logprobs": 2, "repetition_penalty": 2}]
+)
+def test_what_comes_after_a_known_prompt_is_known(watched, load, options):
+    model, sizes = watched
+    prompts = ["the dog saw a ball", "the dog saw a girl"]
+    wanted = load()(prompts, greedy(9, **options))
+    for _ in range(2):
+        assert model(prompts, greedy(9, **options)) == wanted
+        assert model(prompts[::-1], greedy(9, **options)) == wanted[::-1]
+    assert sizes == [19, 19]  # once
+
+
+def test_a_known_prompt_is_read_again_for_its_own_logprobs(watched, solo):
+    model, sizes = watched
+    params = greedy(3, prompt_logprobs=1)
+    wanted = solo(["the dog"], params)
+    model(["the dog"], greedy(3))
+    assert model(["the dog"], params) == wanted and sizes == [8, 8]
 
 
 def test_what_was_decoded_is_read_again_as_a_prompt(watched):

@@ -49,7 +49,7 @@ def test_the_more_prompts_wait_for_a_sequence_the_more_of_them_is_read(live, rea
     slots = Slots(KVCache(CacheSpec(1, 1, 8), 64, 64, first_length=1))
     line = Scheduler(slots, count=64, context=64, vocabulary=100, head_size=8)
     for _ in range(live):
-        slots.join(slots.claim(()))
+        slots.join([slots.claim(())])
     line.waiting.extend(Scored([index, 1, 2, 3], first=4) for index in range(reading))
     line.admit()
     assert len(line.reading) == reading and line.budget() == tokens

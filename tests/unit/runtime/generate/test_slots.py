@@ -42,6 +42,10 @@ class Machine:
                 assert (array[0, :, : len(wanted)] == np.array(wanted)[:, None]).all()
 
 
+def some(data, slots):
+    return data.draw(st.lists(st.sampled_from(slots), min_size=1, unique_by=id))
+
+
 @settings(max_examples=150)
 @given(st.data())
 def test_a_slot_holds_the_rows_of_its_tokens_whatever_happens(data):
@@ -57,9 +61,11 @@ def test_a_slot_holds_the_rows_of_its_tokens_whatever_happens(data):
             assert held[-1].tokens == tokens[:shared]
             machine.write(held[-1], tokens[shared:])
         elif act == "join" and (waiting := [slot for slot in held if slot not in live]):
-            slots.join(data.draw(st.sampled_from(waiting)))
+            slots.join(some(data, waiting))
         elif act == "leave" and held:
-            slots.leave(held.pop(data.draw(st.integers(0, len(held) - 1))))
+            given_back = some(data, held)
+            slots.leave(given_back)
+            machine.held[:] = [slot for slot in held if slot not in given_back]
         elif act == "write" and held:
             machine.write(data.draw(st.sampled_from(held)), data.draw(rows))
         elif act == "trim" and held:
@@ -83,8 +89,38 @@ def test_what_nobody_uses_is_given_away_longest_idle_first():
         machine.held.append(slot)
         machine.write(slot, [start, start])
     for slot in machine.held:
-        slots.leave(slot)
+        slots.leave([slot])
     assert slots.claim([9]).tokens == [] and slots.shared([0, 0]) == 0 and slots.shared([1, 1]) == 2
+
+
+def test_slots_that_join_or_leave_together_are_not_moved(monkeypatch):
+    machine = Machine()
+    slots = machine.slots
+    machine.held += [slots.claim([]) for _ in range(SLOTS)]
+    for slot in machine.held:
+        machine.write(slot, [1, 2])
+    monkeypatch.setattr(machine.cache, "copy_many", lambda *_: pytest.fail("something moved"))
+    slots.join(machine.held[::-1])
+    machine.check()
+    slots.leave(machine.held)
+    assert slots.live == 0
+
+
+def test_what_comes_after_a_prompt_is_known_of_just_that_prompt():
+    machine = Machine()
+    slots = machine.slots
+    first = slots.claim([])
+    machine.held.append(first)
+    machine.write(first, [1, 2, 3])
+    first.ending = np.ones(5, np.float32)
+    assert slots.ends([1, 2, 3])
+    assert not any(map(slots.ends, ([1, 2], [1, 2, 3, 1], [1, 2, 2])))
+    copied = slots.claim([1, 2, 3])
+    assert copied is not first and copied.ending is first.ending and copied.tokens == [1, 2, 3]
+    assert slots.claim([1, 2]).ending is None
+    assert slots.claim([1, 2, 3, 1]).ending is None
+    slots.leave([first])
+    assert slots.claim([1, 2]) is first and first.ending is None
 
 
 def test_beams_that_exchange_places_copy_what_differs(monkeypatch):
@@ -93,7 +129,7 @@ def test_beams_that_exchange_places_copy_what_differs(monkeypatch):
     machine.held += slots
     for slot, tokens in zip(slots, ([1, 2, 3], [1, 2, 1]), strict=True):
         machine.write(slot, tokens)
-        machine.slots.join(slot)
+        machine.slots.join([slot])
     copied = []
     real = machine.cache.copy_many
     monkeypatch.setattr(machine.cache, "copy_many", lambda *a: copied.append(a[2:]) or real(*a))
