@@ -34,7 +34,7 @@ class BeamLane(Lane):
         self._top = min(vocabulary, self._search.candidates + spare)
         self._banned, self._late = mask_of(kind.bans, vocabulary), mask_of(kind.late, vocabulary)
         self._row = np.full(vocabulary, -np.inf, np.float32)
-        self._is_free = np.zeros(0, bool)  # no rule but the bans, and nothing forced
+        self._is_free = np.zeros(0, bool)  # no rule but the bans
 
     @property
     def top(self) -> int:
@@ -56,8 +56,10 @@ class BeamLane(Lane):
         self.jobs += jobs
         self._search.add([job.params for job in jobs])
         self._rows.add([job.start_id for job in jobs])
-        free = [not (job.is_ruled or job.manner.forces) for job in jobs]
-        self._is_free = np.concatenate([self._is_free, np.array(free, bool)])
+        free = np.array([not job.is_ruled for job in jobs], bool)
+        self._is_free = np.concatenate([self._is_free, free])
+        forced = np.array([job.manner.forced_at for job in jobs], np.int64)
+        self._forced = np.concatenate([self._forced, forced])
 
     def join(self, lane: BeamLane) -> None:
         """Take in the jobs of another lane of this kind, behind the others."""
@@ -65,13 +67,14 @@ class BeamLane(Lane):
         self._search.join(lane._search)
         self._rows.join(lane._rows)
         self._is_free = np.concatenate([self._is_free, lane._is_free])
+        self._forced = np.concatenate([self._forced, lane._forced])
 
     def keep(self, places: Sequence[int]) -> None:
         """Go on with the jobs at some places, in that order."""
         self.jobs = [self.jobs[place] for place in places]
         self._search.keep(places)
         self._rows.keep(places)
-        self._is_free = self._is_free[places]
+        self._is_free, self._forced = self._is_free[places], self._forced[places]
 
     def advance(self, scores: Scores) -> Moves | None:
         """Take every beam's next token; return which rows go on from others."""
@@ -91,11 +94,10 @@ class BeamLane(Lane):
             short = self.short()
             values[short] = np.where(self._late[ids[short]], -np.inf, values[short])
         values, ids = self._rows.ranked(values, ids)
-        for place in np.flatnonzero(~self._is_free).tolist():
+        for place in np.flatnonzero(~self._is_free | self.must()).tolist():
             job = self.jobs[place]
-            if job.is_ruled or job.forced(int(search.lengths[place])) is not None:
-                with Blame(job):
-                    self._rule(place, job, scores.columns, logits[place], values[place], ids[place])
+            with Blame(job):
+                self._rule(place, job, scores.columns, logits[place], values[place], ids[place])
         before = search.tokens
         steps = search.advance(values, ids)
         for place in np.flatnonzero(search.done).tolist():

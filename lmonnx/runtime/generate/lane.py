@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lmonnx.runtime.generate.encoder_decoder import Scores
 from lmonnx.runtime.generate.selection import Ids
@@ -21,6 +22,7 @@ class Lane(ABC):
     def __init__(self, kind: Kind) -> None:
         self.kind = kind
         self.jobs: list[SourceJob] = []
+        self._forced = np.zeros((0, 2), np.int64)  # of each job, its manner's
 
     @property
     def top(self) -> int:
@@ -41,6 +43,12 @@ class Lane(ABC):
         """Return the places of the jobs that have not the tokens yet that they must have."""
         minima = np.array([job.manner.minimum for job in self.jobs], np.int64)
         return np.flatnonzero(self.lengths < minima)
+
+    def must(self) -> NDArray[np.bool_]:
+        """Return which jobs must take a forced token next: (G,)."""
+        before, at = self._forced.T
+        must: NDArray[np.bool_] = (self.lengths < before) | (self.lengths == at)
+        return must
 
     @abstractmethod
     def add(self, jobs: Sequence[SourceJob]) -> None:

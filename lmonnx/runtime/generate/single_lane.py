@@ -14,7 +14,7 @@ from lmonnx.runtime.generate.selection import Ids, mask_of
 from lmonnx.runtime.generate.source_job import Kind, SourceJob
 from lmonnx.runtime.generate.turns import Blame
 
-_ARRAYS = ("_last", "_lengths", "_limits", "_is_free")
+_ARRAYS = ("_last", "_lengths", "_limits", "_is_free", "_forced")
 
 
 class SingleLane(Lane):
@@ -43,7 +43,8 @@ class SingleLane(Lane):
             _last=np.array([job.start_id for job in jobs], np.int64),
             _lengths=np.zeros(len(jobs), np.int64),
             _limits=np.array([job.params.limit for job in jobs], np.int64),
-            _is_free=np.array([job.is_plain and not job.manner.forces for job in jobs], bool),
+            _is_free=np.array([job.is_plain for job in jobs], bool),
+            _forced=np.array([job.manner.forced_at for job in jobs], np.int64),
         )
 
     def join(self, lane: SingleLane) -> None:
@@ -68,7 +69,7 @@ class SingleLane(Lane):
         tokens = scores.columns.tokens(best)
         # NaN is an argmax too: `pick` says what is wrong.
         fine = logits[np.arange(len(best)), best] > -np.inf
-        for place in np.flatnonzero(~(fine & self._is_free)).tolist():
+        for place in np.flatnonzero(~(fine & self._is_free) | self.must()).tolist():
             job = self.jobs[place]
             forced = job.forced(int(self._lengths[place]))
             if forced is not None:

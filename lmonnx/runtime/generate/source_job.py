@@ -87,7 +87,9 @@ class Manner:
             _SPARE if self.is_ruled and self.only_lowers else 0,
             bool(bans) and normal,
         )
-        self.forces = params.forced_eos_token_id is not None or bool(params.forced_ids)
+        ends = params.forced_eos_token_id is not None
+        # A token is forced after fewer tokens than the first number, and after the second.
+        self.forced_at = len(params.forced_ids), params.limit - 1 if ends else -1
         self.rules()  # which refuses ids outside the vocabulary
 
     def rules(self) -> Rules:
@@ -132,8 +134,6 @@ class SourceJob:
 
     def forced(self, length: int) -> int | None:
         """Return the token that must come after `length` of them, if one must."""
-        if not self.manner.forces:
-            return None
         params = self.params
         if params.forced_eos_token_id is not None and length == params.limit - 1:
             return params.forced_eos_token_id
