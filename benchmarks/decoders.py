@@ -4,8 +4,9 @@ r"""Time decoders on one prompt, and on eight at once, in turn; print tokens a s
         --gguf q8_0=FILE --genai int4=DIR --tokens IDS.json [--prompt 128] [--new 64] [--rounds 5]
 
 Every contender is a process of its own, stopped while another is timed; rounds go through all in a
-new order each, with prompts that nobody read before; the best round counts. IDS.json is a list of
-token ids of real text. Samples go to
+new order each, with prompts that nobody read before; the best round counts. A step of one sequence
+reads every weight of its graph once: how much of what the machine can read (bandwidth.py, before
+and after) that comes to is printed too. IDS.json is a list of token ids of real text. Samples go to
 benchmarks/results/<cpu>/decoders/samples.json.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import subprocess
 import sys
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -22,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import machine
+from environments import python_of
 from process import ContenderError, Process
 from run import RESULTS
 
@@ -41,7 +44,7 @@ def main() -> None:
     ]
     samples: dict[str, dict[str, Any]] = {}
     prompts = _Prompts(ids, arguments.prompt)
-    before = machine.load_average()
+    before, bandwidth = machine.load_average(), _bandwidth(arguments.threads)
     with ExitStack() as stack:
         processes: dict[str, Process] = {}
         for kind, name, path in named:
@@ -52,6 +55,7 @@ def main() -> None:
             order = {"model": str(Path(path).resolve()), "threads": arguments.threads}
             samples[title] = {"versions": process.ask("prepare", order=order)["versions"]}
             samples[title]["bytes"] = _weight_bytes(Path(path))
+            samples[title]["read_bytes"] = _weight_bytes(Path(path), read=True)
         _rounds(processes, samples, prompts, arguments)
     result = {
         "workload": "decoders",
@@ -61,6 +65,7 @@ def main() -> None:
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "machine": machine.describe(),
         "load_average": {"before": before, "after": machine.load_average()},
+        "bandwidth": max(bandwidth, _bandwidth(arguments.threads)),
         "contenders": samples,
     }
     folder = arguments.out / machine.slug(result["machine"]) / "decoders"
@@ -97,8 +102,8 @@ def table(result: Mapping[str, Any]) -> list[str]:
     with how many times that is of one request's.
     """
     prompt, new = result["prompt"], result["new"]
-    titles = ("contender", "MiB", "prefill tok/s", "decode tok/s", "all, with prefill", "of one",
-              "all, decoding", "of one", "peak MiB")  # fmt: skip
+    titles = ("contender", "MiB", "prefill tok/s", "decode tok/s", "of bandwidth",
+              "all, with prefill", "of one", "all, decoding", "of one", "peak MiB")  # fmt: skip
     lines = [" | ".join(titles)]
     for name, found in result["contenders"].items():
         counts = sorted(int(key) for key in found if key.isdigit())
@@ -108,12 +113,13 @@ def table(result: Mapping[str, Any]) -> list[str]:
         together = counts[-1] * new / every
         decode = (new - 1) / min(one["decode"])
         decoding = counts[-1] * (new - 1) / min(many["decode"])
+        read = decode * found["read_bytes"] / 1e9 / result["bandwidth"]
         lines.append(
             f"{name} | {found['bytes'] / 2**20:.1f} | {prompt / min(one['prefill']):.0f} | "
-            f"{decode:.0f} | {together:.0f} | {together / alone:.2f} | {decoding:.0f} | "
-            f"{decoding / decode:.2f} | {found['peak_mib']:.0f}"
+            f"{decode:.0f} | {read:.0%} | {together:.0f} | {together / alone:.2f} | "
+            f"{decoding:.0f} | {decoding / decode:.2f} | {found['peak_mib']:.0f}"
         )
-    return lines
+    return [*lines, f"bandwidth: {result['bandwidth']:.1f} GB/s"]
 
 
 class _Prompts:
@@ -132,10 +138,20 @@ class _Prompts:
         return found
 
 
-def _weight_bytes(path: Path) -> int:
+def _weight_bytes(path: Path, *, read: bool = False) -> int:
+    """Return the bytes of a model's weights, or of those that a step of one sequence reads."""
     if path.is_file():
         return path.stat().st_size
-    return sum(file.stat().st_size for file in path.rglob("*.onnx*"))
+    files = sorted(path.rglob("*.onnx*"))
+    lone = [file for file in files if file.name.startswith("lone")]
+    others = [file for file in files if not file.name.startswith("prompt")]
+    return sum(file.stat().st_size for file in ((lone or others) if read else files))
+
+
+def _bandwidth(threads: int) -> float:
+    """Return GB/s."""
+    command = [python_of("lmonnx"), Path(__file__).with_name("bandwidth.py"), str(threads)]
+    return float(subprocess.run(command, check=True, capture_output=True).stdout)
 
 
 def _arguments() -> argparse.Namespace:

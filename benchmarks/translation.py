@@ -6,11 +6,12 @@ r"""Time encoder-decoders beside CTranslate2, torch and optimum: speed, BLEU and
 
 Every contender is a process of its own, stopped while another is timed; each round goes through all
 in a new order, with every variant that was not far behind in the first; the best round of the best
-variant counts. Memory is taken of new processes, each with the fastest variant that `real` found.
-`--rounds 1 --limit 50` is a trial, of which nothing is kept. `--only NAME` leaves out of `real` the
-rivals whose name does not start so. `--int8 DIR`, `--fp32 DIR` take bundles that are there, of
-`fixed` `--marian DIR` and `--t5-small DIR`; others are made by lmonnx's own commands. `--shortlist
-DIR`, what `lmonnx shortlist` made of the int8 bundle, is one more system of `real`. Samples go to
+variant counts. CTranslate2 is there twice: one translator of all threads, and one a thread. Memory
+is taken of new processes, each with the fastest variant that `real` found. `--rounds 1 --limit 50`
+is a trial, of which nothing is kept. `--only NAME` leaves out of `real` the rivals whose name does
+not start so. `--int8 DIR`, `--fp32 DIR` take bundles that are there, of `fixed` `--marian DIR` and
+`--t5-small DIR`; others are made by lmonnx's own commands. `--shortlist DIR`, what `lmonnx
+shortlist` made of the int8 bundle, is one more system of `real`. Samples go to
 benchmarks/results/<cpu>/translation/<what>.json.
 """
 
@@ -33,10 +34,10 @@ from materials import Materials
 from process import ContenderError, Process
 from run import RESULTS
 from table import render
-from translation_table import RIVALS, Samples, best, memory_rows, speed_rows
+from translation_table import RIVALS, Samples, best, memory_rows, speed_rows, way_of
 from workload import locate
 
-# Of a contender only variants within so many times its fastest are run after the first round.
+# Of a contender's variants only those so near to its fastest are run after the first round.
 NEAR = 1.5
 SENTENCES, NEW, BEAMS, TOGETHER = 500, 32, (1, 4), (1, 16)
 REAL = {"shared": "models/marian-multi30k-de-en"}
@@ -204,8 +205,9 @@ def _bleu(answers: Sequence[str], references: Sequence[str]) -> tuple[float, str
 
 
 def _is_near(samples: Samples, variant: str) -> bool:
-    """Say whether a variant may yet turn out to be the fastest of its contender."""
-    return min(samples[variant]["seconds"]) <= NEAR * min(best(samples)[1]["seconds"])
+    """Say whether a variant may yet turn out to be the fastest of those that use threads so."""
+    alike = {name: entry for name, entry in samples.items() if way_of(name) == way_of(variant)}
+    return min(samples[variant]["seconds"]) <= NEAR * min(best(alike)[1]["seconds"])
 
 
 def _lines(path: Path) -> list[str]:

@@ -18,6 +18,22 @@ MEMORY_MIB = 100  # over CTranslate2's, at most
 Samples = dict[str, dict[str, Any]]  # variant → seconds, answers, peak
 
 
+def way_of(variant: str) -> str:
+    """Return how a variant uses the threads, where its name says that: "2 × 1" of "2 × 1, …"."""
+    way = variant.partition(", ")[0]
+    return way if " × " in way else ""
+
+
+def by_way(found: Mapping[str, Samples]) -> dict[str, Samples]:
+    """Return contenders by name; of those that use threads in several ways, each way."""
+    result: dict[str, Samples] = {}
+    for name, samples in found.items():
+        for variant, entry in samples.items():
+            way = way_of(variant)
+            result.setdefault(f"{name}, {way}" if way else name, {})[variant] = entry
+    return result
+
+
 def best(samples: Samples) -> tuple[str, dict[str, Any]]:
     """Return the variant with the fastest round, and what was measured of it."""
     variant = min(samples, key=lambda name: min(samples[name]["seconds"]))
@@ -29,19 +45,21 @@ def speed_rows(result: Mapping[str, Any]) -> list[list[str]]:
     is_real = result["workload"] == "translation-real"
     unit = "sentences/s" if is_real else "tokens/s"
     rows = [["work", "system", "variant", unit, "BLEU", "lmonnx int8 is", "asked", "met"]]
-    for work, found in result["work"].items():
-        ours, _ = _speed(result, work, "lmonnx int8")
+    for work, every in result["work"].items():
+        found = by_way(every)
+        units = result["units"] * (1 if is_real else _batch(work))
+        speeds = {name: units / min(best(found[name])[1]["seconds"]) for name in found}
         least = best(found["lmonnx int8"])[1].get("bleu")
-        for name in sorted(found, key=lambda name: _speed(result, work, name)[0]):
-            speed, variant = _speed(result, work, name)
-            bleu = found[name][variant].get("bleu")
-            asked = _asked(name, work, is_real=is_real)
-            ratio = ours / speed
-            worse = name == "CTranslate2 int8" and bleu is not None and least < bleu
+        for name in sorted(found, key=speeds.__getitem__):
+            variant, entry = best(found[name])
+            bleu, asked = entry.get("bleu"), _asked(name, work, is_real=is_real)
+            ratio = speeds["lmonnx int8"] / speeds[name]
+            # As sacrebleu prints them: a third digit says nothing.
+            worse = name.startswith("CTranslate2") and bleu is not None and least + 0.005 < bleu
             met = "" if asked is None else "no" if ratio < asked or worse else "yes"
             shown = "" if asked is None else f"≥ {asked} ×"
             rows.append(
-                [work, name, variant, f"{speed:.0f}", "" if bleu is None else f"{bleu:.2f}",
+                [work, name, variant, f"{speeds[name]:.0f}", "" if bleu is None else f"{bleu:.2f}",
                  f"{ratio:.2f} ×", shown, met]
             )  # fmt: skip
     return rows
@@ -63,22 +81,12 @@ def memory_rows(result: Mapping[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _speed(result: Mapping[str, Any], work: str, name: str) -> tuple[float, str]:
-    variant, entry = best(result["work"][work][name])
-    count = (
-        1
-        if result["workload"] == "translation-real"
-        else int(work.split("batch ")[1].split(",")[0])
-    )
-    return result["units"] * count / min(entry["seconds"]), variant
-
-
 def _asked(name: str, work: str, *, is_real: bool) -> float | None:
-    if name not in RIVALS:
-        return None
-    if is_real:
-        return RIVALS[name][2]
-    return FIXED_RATIOS[_batch(work)]
+    """Return how many times as fast as a contender, or a way of its, lmonnx is to be."""
+    for rival, (_, _, asked) in RIVALS.items():
+        if name.startswith(rival):
+            return asked if is_real else FIXED_RATIOS[_batch(work)]
+    return None
 
 
 def _batch(work: str) -> int:
