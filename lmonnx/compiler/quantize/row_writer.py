@@ -145,7 +145,8 @@ class RowWriter(BlockWriter):
         table = f"{weight}_table_int8"
         u, scale, zero = self.rows(x) if fixed is None else self.fixed(x, fixed)
         one_scale = scale if fixed is not None else self.scalar("one")
-        width = self.store(f"{name}/width", np.array([-1, self.added[table].dims[1]], np.int64))
+        outputs, inner = self.added[table].dims
+        width = self.store(f"{name}/width", np.array([-1, inner], np.int64))
         rows = self.op("Reshape", [u, width], f"{name}/rows")
         scales = self.store(f"{weight}_scale", self.tables[weight])
         zeros = self.store(f"{weight}_zeros", np.zeros(len(self.tables[weight]), np.int8))
@@ -157,11 +158,13 @@ class RowWriter(BlockWriter):
             return
         product = self.op("QGemm", inputs, name, transB=1)
         outer = self.op("Shape", [x], f"{name}/Shape", start=0, end=-1)
-        shape = self.op("Concat", [outer, self.scalar("rest")], f"{name}/shape", axis=0)
+        last = self.store(f"{name}/outputs", np.array([outputs], np.int64))
+        shape = self.op("Concat", [outer, last], f"{name}/shape", axis=0)
+        # No rows at all, of which a chunk of a prompt wants logits, stay none.
         if fixed is not None:
-            self.op("Reshape", [product, shape], f"{name}/Reshape", y)
+            self.op("Reshape", [product, shape], f"{name}/Reshape", y, allowzero=1)
             return
-        unscaled = self.op("Reshape", [product, shape], f"{name}/Reshape")
+        unscaled = self.op("Reshape", [product, shape], f"{name}/Reshape", allowzero=1)
         self.op("Mul", [unscaled, scale], f"{name}/row_scale", y)
 
 

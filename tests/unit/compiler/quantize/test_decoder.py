@@ -141,6 +141,16 @@ def test_by_rows_no_row_depends_on_the_others(bundle, tmp_path):
     np.testing.assert_allclose(Predictor(made).logits(ids[:8]), whole, atol=1e-4)
 
 
+@pytest.mark.parametrize("method", ["dynamic", "both"])
+def test_a_chunk_of_a_prompt_wants_no_logits(bundle, tmp_path, method):
+    made = made_of(bundle, tmp_path / "made", method=method, calibrate=False)
+    inputs = window_inputs(read_windows(bundle, TEXT)[0], bundle.manifest.generation.cache)
+    inputs |= {"logits_to_keep": np.array(0, np.int64)}
+    for role, graph in made.manifest.graphs.items():
+        given = Session(made.file(f"onnx/{role}.onnx"), graph, SessionConfig()).run(inputs)
+        assert given["logits"].shape == (1, 0, bundle.manifest.generation.vocabulary)
+
+
 def test_kept_layers_stay_in_float32(bundle, tmp_path):
     made = made_of(bundle, tmp_path / "made", keep=["down_proj"])
     assert operators(made)["MatMul"] == LAYERS
