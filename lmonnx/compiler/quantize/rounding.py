@@ -108,5 +108,4 @@ _SCALARS: dict[str, NDArray[Any]] = {
     "lowest": np.array(LOWEST, np.float32),
     "step_of_all": np.array(1 / 255, np.float32),
     "zero": np.array(0, np.uint8),
-    "rest": np.array([-1], np.int64),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterable, Sequence
 
 from lmonnx.runtime.generate.decoder import Decoder
@@ -32,7 +33,8 @@ class Engine(Turns[Job]):
         """Run one step for all jobs; return whether there is more to do."""
         self._scheduler.waiting.extend(self._take_in())
         self._sweep()
-        self._begin(self._scheduler.admit())
+        self._scheduler.admit()
+        self._begin()
         self._read()
         self._decode()
         return bool(self._live or self._scheduler.reading or self._scheduler.waiting)
@@ -41,7 +43,8 @@ class Engine(Turns[Job]):
         self._scheduler.check(job)
 
     def _forget(self) -> Iterable[Job]:
-        lines = (self._live, self._scheduler.reading, self._scheduler.waiting)
+        scheduler = self._scheduler
+        lines = (self._live, scheduler.ready, scheduler.reading, scheduler.waiting)
         jobs = [job for line in lines for job in line]
         for line in lines:
             line.clear()
@@ -52,14 +55,13 @@ class Engine(Turns[Job]):
         """Let go of jobs that were cancelled."""
         scheduler = self._scheduler
         self._settle([*self._live, *scheduler.reading])
-        if any(job.is_cancelled for job in scheduler.waiting):
-            kept = [job for job in scheduler.waiting if not job.is_cancelled]
-            scheduler.waiting.clear()
-            scheduler.waiting.extend(kept)
+        scheduler.waiting = deque(job for job in scheduler.waiting if not job.is_cancelled)
 
-    def _begin(self, jobs: Sequence[Job]) -> None:
+    def _begin(self) -> None:
         """Let jobs go on whose prompts need no reading; what comes after one may be known."""
+        jobs = list(self._scheduler.ready)
         self._join(jobs)
+        self._scheduler.ready.clear()
         for job in jobs:
             ending = job.slots[0].ending
             if ending is not None:
@@ -88,8 +90,8 @@ class Engine(Turns[Job]):
         if piece.is_last:
             if slot.read == len(slot.tokens):
                 slot.ending = logits[-1].copy()
-            self._scheduler.reading.popleft()
             self._join([job])
+            self._scheduler.reading.popleft()
         with Blame(job):
             if piece.keep:
                 job.read_prompt(logits, piece.stop - piece.keep)
@@ -136,8 +138,8 @@ class Engine(Turns[Job]):
         return True
 
     def _join(self, jobs: Sequence[Job]) -> None:
+        self._live += jobs  # ahead of the copies: see `admit`
         self._slots.join([slot for job in jobs for slot in job.slots])
-        self._live += jobs
 
     def _settle(self, jobs: Sequence[Job]) -> None:
         """Let go of those jobs that have ended."""

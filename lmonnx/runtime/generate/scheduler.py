@@ -49,6 +49,7 @@ class Scheduler:
         self._most_kept = max(1, MOST_LOGITS // vocabulary)
         self.waiting: deque[Job] = deque()
         self.reading: deque[Job] = deque()  # their slots are taken, their prompts not yet read
+        self.ready: list[Job] = []  # their slots are taken, their prompts need no reading
 
     def check(self, job: Job) -> None:
         """Refuse a job that could never run.
@@ -75,24 +76,20 @@ class Scheduler:
                 f"load the bundle with slots={job.width}, or ask for fewer beams"
             )
 
-    def admit(self) -> list[Job]:
-        """Give slots to the first in line; return those whose prompt needs no reading."""
-        ready: list[Job] = []
+    def admit(self) -> None:
+        """Give slots to the first in line, who are `reading` or `ready` from then on."""
         while self.waiting and self.waiting[0].width <= self._slots.idle:
             job = self.waiting[0]
             if self._should_wait(job):
                 break
-            only_last = job.reads_from == len(job.prompt) - 1
-            is_known = only_last and self._slots.ends(job.prompt)
+            is_known = job.reads_from == len(job.prompt) - 1 and self._slots.ends(job.prompt)
             job.slots = [self._slots.claim(job.prompt if is_known else _reusable(job))]
             job.slots += [self._slots.claim(()) for _ in range(job.width - 1)]
-            one_left = len(job.slots[0].tokens) == len(job.prompt) - 1
-            if is_known or (one_left and job.width == 1 and only_last):
-                ready.append(job)
+            if is_known or len(job.prompt) == job.width == 1:
+                self.ready.append(job)
             else:
                 self.reading.append(job)
-            self.waiting.popleft()
-        return ready
+            self.waiting.popleft()  # last: whoever is in no line would be waited for without end
 
     def budget(self) -> int:
         """Return how many tokens of prompts to read in this step.

@@ -236,6 +236,18 @@ def test_a_graph_that_fails_ends_every_request_with_the_error(load, monkeypatch)
     assert ids(model(["a"], greedy(3))) and is_empty(model)
 
 
+@pytest.mark.parametrize("case", ["copy bb", "copy_many b", "copy_many c"])
+def test_no_request_is_lost_where_a_copy_fails(load, monkeypatch, case):
+    model, (name, prompts) = load(), case.split()
+    engine, jobs = model._engine, [model._jobs(prompt, greedy(3))[0] for prompt in prompts]
+    _ = [model([known], greedy(1)) for known in "ba"]  # one after the other
+    engine._arrived += jobs
+    monkeypatch.setattr(engine._slots._cache, name, lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        engine.step()
+    assert set(engine._forget()) == set(jobs)
+
+
 def test_an_interrupt_reaches_its_caller_and_the_engine_goes_on(load, monkeypatch):
     model = load()
     other = model.stream("a dog", greedy(8))
