@@ -145,8 +145,7 @@ class RowWriter(BlockWriter):
         table = f"{weight}_table_int8"
         u, scale, zero = self.rows(x) if fixed is None else self.fixed(x, fixed)
         one_scale = scale if fixed is not None else self.scalar("one")
-        outputs, inner = self.added[table].dims
-        width = self.store(f"{name}/width", np.array([-1, inner], np.int64))
+        width = self.store(f"{name}/width", np.array([-1, self.added[table].dims[1]], np.int64))
         rows = self.op("Reshape", [u, width], f"{name}/rows")
         scales = self.store(f"{weight}_scale", self.tables[weight])
         zeros = self.store(f"{weight}_zeros", np.zeros(len(self.tables[weight]), np.int8))
@@ -158,7 +157,7 @@ class RowWriter(BlockWriter):
             return
         product = self.op("QGemm", inputs, name, transB=1)
         outer = self.op("Shape", [x], f"{name}/Shape", start=0, end=-1)
-        last = self.store(f"{name}/outputs", np.array([outputs], np.int64))
+        last = self.op("Shape", [product], f"{name}/outputs", start=1)
         shape = self.op("Concat", [outer, last], f"{name}/shape", axis=0)
         # No rows at all, of which a chunk of a prompt wants logits, stay none.
         if fixed is not None:
