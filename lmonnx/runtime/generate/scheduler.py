@@ -63,7 +63,7 @@ class Scheduler:
         if length + min(job.room, 1) > self._context:
             raise InputError(
                 f"the prompt has {length} tokens, the context {self._context}; "
-                "shorten it, or load the bundle with a larger `context`"
+                "shorten it, or load the bundle with a larger `context`, if the model takes one"
             )
         if length + job.room > self._context:
             raise InputError(
